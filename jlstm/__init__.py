@@ -1,0 +1,73 @@
+"""jlstm: the LSTM layer as pure functions in JAX, with the arguments and the numbers of keras.layers.LSTM."""
+
+from jlstm.cell import lstm_cell
+from jlstm.compose import Bidirectional, Stack, from_dict
+from jlstm.initializers import (
+    Chrono,
+    Constant,
+    Identity,
+    Ones,
+    Orthogonal,
+    RandomNormal,
+    RandomUniform,
+    TorchUniform,
+    TruncatedNormal,
+    VarianceScaling,
+    Zeros,
+)
+from jlstm.layers import LSTM
+from jlstm.named import (
+    ELU,
+    L1,
+    L1L2,
+    L2,
+    HardSigmoid,
+    LeakyReLU,
+    MaxNorm,
+    MinMaxNorm,
+    NonNeg,
+    OrthogonalRegularizer,
+    UnitNorm,
+)
+from jlstm.scan import lstm_scan
+from jlstm.types import GATES, Directions, DropoutMasks, LSTMParams, LSTMState
+from jlstm.variant import Variant
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ELU",
+    "GATES",
+    "L1",
+    "L1L2",
+    "L2",
+    "LSTM",
+    "Bidirectional",
+    "Chrono",
+    "Constant",
+    "Directions",
+    "DropoutMasks",
+    "HardSigmoid",
+    "Identity",
+    "LSTMParams",
+    "LSTMState",
+    "LeakyReLU",
+    "MaxNorm",
+    "MinMaxNorm",
+    "NonNeg",
+    "Ones",
+    "Orthogonal",
+    "OrthogonalRegularizer",
+    "RandomNormal",
+    "RandomUniform",
+    "Stack",
+    "TorchUniform",
+    "TruncatedNormal",
+    "UnitNorm",
+    "VarianceScaling",
+    "Variant",
+    "Zeros",
+    "from_dict",
+    "lstm_cell",
+    "lstm_scan",
+]

@@ -1,0 +1,110 @@
+"""One step of an LSTM on one example: the gate equations, nothing else."""
+
+import jax
+import jax.numpy as jnp
+
+from jlstm import checks, named
+from jlstm.types import DropoutMasks, LSTMParams, LSTMState
+from jlstm.variant import Variant
+
+
+def lstm_cell(
+    params: LSTMParams,
+    state: LSTMState,
+    x: jax.Array,
+    *,
+    activation: named.Activation = "tanh",
+    recurrent_activation: named.Activation = "sigmoid",
+    variant: Variant = Variant(),
+    dropout_masks: DropoutMasks = DropoutMasks(),
+) -> tuple[LSTMState, jax.Array]:
+    """Advance one example by one time step.
+
+        i, f, g, o = split(x @ kernel + h @ recurrent_kernel + bias)
+        c' = σ(f) ∘ c + σ(i) ∘ φ(g)          σ = recurrent_activation, φ = activation
+        h' = σ(o) ∘ φ(c')
+
+    Args:
+        params: LSTMParams; cast to x's dtype.
+        state: LSTMState of h      [N] (or [P] with a projection)
+                           and c   [N].
+        x:                         [D], real floating; the products are computed in its dtype.
+        activation: φ, a name of Keras or a function.
+        recurrent_activation: σ, likewise.
+        variant: what changes the cell; see Variant.
+        dropout_masks: masks for what the gates read of x and of h; none by default.
+
+    Returns:
+        The next state, of the dtypes of the state given, and h' in x's dtype.
+
+    Raises:
+        TypeError, ValueError: a wrong type, dtype, shape or name.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jlstm
+        >>> params = jlstm.LSTM(5).init(jax.random.key(0), input_size=3)
+        >>> zeros = jlstm.LSTMState(h=jnp.zeros(5), c=jnp.zeros(5))
+        >>> state, h = jlstm.lstm_cell(params, zeros, jnp.ones(3))
+        >>> h.shape
+        (5,)
+
+    Source: Gers, Schmidhuber & Cummins 2000; argument names and numbers of keras.layers.LSTM.
+    """
+    φ = named.activation("activation", activation)
+    σ = named.activation("recurrent_activation", recurrent_activation)
+    checks.instance("variant", variant, Variant)
+    D, N, P = checks.sizes(params, variant)
+    checks.state(state, (), N, P)
+    x = checks.array("x", x, "floating", (D,))
+    checks.dropout_masks(dropout_masks, D, P)
+
+    wide = jnp.promote_types(x.dtype, state.c.dtype)  # a float32 state keeps its bits under bfloat16 products
+    with jax.named_scope("lstm_cell"):
+        z = _product(x, params.kernel, dropout_masks.input, wide)
+        z = z + _product(state.h.astype(x.dtype), params.recurrent_kernel, dropout_masks.recurrent, wide)
+        if params.bias is not None:
+            z = z + params.bias.astype(wide)
+        c = state.c.astype(wide)
+        if variant == Variant():
+            i, f, g, o = jnp.split(z, 4)
+            c = σ(f) * c + σ(i) * φ(g)
+            h = σ(o) * φ(c)
+        else:
+            c, h = _variant_gates(params, z, c, σ, φ, variant)
+        if params.projection is not None:
+            h = _product(h.astype(x.dtype), params.projection, None, wide)
+    return LSTMState(h=h.astype(state.h.dtype), c=c.astype(state.c.dtype)), h.astype(x.dtype)
+
+
+def _variant_gates(params, z, c, σ, φ, variant):
+    """The gate equations with every option of Variant but the projection: z [4N], c [N] -> c', h before it."""
+
+    def clip(z):
+        return z if variant.preact_clip is None else jnp.clip(z, -variant.preact_clip, variant.preact_clip)
+
+    φ_h = φ if variant.output_activation is None else named.activation("output_activation", variant.output_activation)
+    i, f, g, o = jnp.split(z, 4)
+    if variant.peephole:
+        p_i, p_f, p_o = params.peephole.astype(z.dtype)
+        i, f = i + p_i * c, f + p_f * c
+    i, f, g = σ(clip(i)), σ(clip(f)), φ(clip(g))
+    if variant.coupled == "input":
+        i = 1 - f
+    elif variant.coupled == "forget":
+        f = 1 - i
+    c = (f * c if variant.forget_gate else c) + i * g
+    if variant.peephole:
+        o = o + p_o * c
+    return c, σ(clip(o)) * φ_h(c)
+
+
+def _product(x, kernel, mask, dtype):
+    """x @ kernel, in x's dtype with sums and result in `dtype`; a mask [4, D] gives each gate its own x."""
+    kernel = kernel.astype(x.dtype)
+    if mask is None:
+        return jnp.matmul(x, kernel, preferred_element_type=dtype)
+    mask = mask.astype(x.dtype)
+    if mask.ndim == 1:
+        return jnp.matmul(x * mask, kernel, preferred_element_type=dtype)
+    per_gate = kernel.reshape(x.shape[0], 4, -1)
+    return jnp.einsum("gd,dgn->gn", x[None] * mask, per_gate, preferred_element_type=dtype).reshape(-1)

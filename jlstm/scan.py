@@ -1,0 +1,135 @@
+"""The cell over time, on one example: masks, resets, direction, rematerialisation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jlstm import checks, named
+from jlstm.cell import lstm_cell
+from jlstm.types import DropoutMasks, LSTMParams, LSTMState
+from jlstm.variant import Variant
+
+
+def lstm_scan(
+    params: LSTMParams,
+    state: LSTMState,
+    xs: jax.Array,
+    *,
+    mask: jax.Array | None = None,
+    reset: jax.Array | None = None,
+    reset_state: LSTMState | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    remat_every: int | None = None,
+    activation: named.Activation = "tanh",
+    recurrent_activation: named.Activation = "sigmoid",
+    variant: Variant = Variant(),
+    dropout_masks: DropoutMasks = DropoutMasks(),
+) -> tuple[LSTMState, jax.Array]:
+    """Run `lstm_cell` over the time steps of one example. A batch is `jax.vmap(lstm_scan, in_axes=(None, 0, 0))`.
+
+    Before step t the state is replaced where reset[t]; the step then advances it where mask[t], and keeps it
+    elsewhere. hs[t] is h after step t. What xs holds at masked steps, NaN included, reaches neither values nor
+    gradients.
+
+    Args:
+        params: LSTMParams; cast to the dtype of xs.
+        state: LSTMState of h      [N] (or [P] with a projection)
+                           and c   [N].
+        xs:                     [T, D], real floating; the products are computed in its dtype.
+        mask:                      [T], bool; False keeps the state. None: all True.
+        reset:                     [T], bool; True starts the step from reset_state.
+        reset_state: LSTMState like `state`; None means zeros. Gradients reach it, and stop there.
+        reverse: go from the last step to the first; hs stays in the order of xs.
+        unroll: steps of the loop that are compiled as one (as in lax.scan); True for all.
+        remat_every: save the state only every so many steps and recompute the steps between in the backward
+            pass; None saves what each step needs.
+        activation, recurrent_activation, variant, dropout_masks: as in lstm_cell.
+
+    Returns:
+        The last state, of the dtypes of the state given, and hs [T, N] (or [T, P]) in the dtype of xs.
+
+    Raises:
+        TypeError, ValueError: a wrong type, dtype, shape, name or combination.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jlstm
+        >>> params = jlstm.LSTM(5).init(jax.random.key(0), input_size=3)
+        >>> zeros = jlstm.LSTMState(h=jnp.zeros((2, 5)), c=jnp.zeros((2, 5)))
+        >>> state, hs = jax.vmap(jlstm.lstm_scan, in_axes=(None, 0, 0))(params, zeros, jnp.ones((2, 7, 3)))
+        >>> hs.shape
+        (2, 7, 5)
+    """
+    checks.instance("variant", variant, Variant)
+    D, N, P = checks.sizes(params, variant)
+    checks.state(state, (), N, P)
+    xs = checks.array("xs", xs, "floating", ("T", D))
+    T = xs.shape[0]
+    checks.boolean("reverse", reverse)
+    checks.unroll(unroll)
+    checks.remat_every(remat_every, T)
+    if mask is not None:
+        mask = checks.array("mask", mask, "bool", (T,))
+        xs = jnp.where(mask[:, None], xs, 0)  # before the arithmetic: a `where` after it back-propagates NaN
+    if reset is not None:
+        reset = checks.array("reset", reset, "bool", (T,))
+        if reverse:
+            raise ValueError("reset must be None with reverse=True (an episode has no meaning backwards), got an array")
+        if reset_state is None:
+            reset_state = jax.tree.map(jnp.zeros_like, state)
+        checks.state(reset_state, (), N, P, name="reset_state")
+    elif reset_state is not None:
+        raise ValueError("reset_state must be None without reset, got a state")
+
+    def step(state, inputs):
+        x, keep, restart = inputs
+        if restart is not None:
+            state = _where(restart, reset_state, state)
+        new, _ = lstm_cell(
+            params,
+            state,
+            x,
+            activation=activation,
+            recurrent_activation=recurrent_activation,
+            variant=variant,
+            dropout_masks=dropout_masks,
+        )
+        if keep is not None:
+            new = _where(keep, new, state)
+        return new, new.h.astype(x.dtype)
+
+    # The input product stays inside the loop: hoisted out of it, its [T, B, 4N] buffer costs more in memory traffic
+    # than one large product saves (250 ms against 135 ms at B=64, T=256, D=128, N=256 on two Zen 3 cores).
+    # The cell casts params inside it too, so that in bfloat16 their gradients are summed over time in float32.
+    with jax.named_scope("lstm_scan"):
+        if remat_every is None:
+            return lax.scan(step, state, (xs, mask, reset), reverse=reverse, unroll=unroll)
+        return _scan_in_chunks(step, state, (xs, mask, reset), T, remat_every, reverse, unroll)
+
+
+def _where(condition: jax.Array, new: LSTMState, old: LSTMState) -> LSTMState:
+    """Choose a state by one bool, in the dtypes of `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a.astype(b.dtype), b), new, old)
+
+
+def _scan_in_chunks(step: Callable, state: Any, inputs: Any, T: int, k: int, reverse: bool, unroll: int | bool):
+    """lax.scan over chunks of k steps, of which only the state between chunks is saved for the backward pass."""
+
+    def chunk(state, inputs):
+        return lax.scan(step, state, inputs, reverse=reverse, unroll=unroll)
+
+    # prevent_cse is for remat outside of a loop; inside one it only blocks fusion
+    chunk = jax.checkpoint(chunk, prevent_cse=False)
+    whole = T // k * k
+    chunks = jax.tree.map(lambda a: a[:whole].reshape(T // k, k, *a.shape[1:]), inputs)
+    rest = jax.tree.map(lambda a: a[whole:], inputs)
+    if reverse:
+        state, rest_hs = chunk(state, rest)
+        state, hs = lax.scan(chunk, state, chunks, reverse=True)
+    else:
+        state, hs = lax.scan(chunk, state, chunks)
+        state, rest_hs = chunk(state, rest)
+    return state, jnp.concatenate([hs.reshape(whole, *hs.shape[2:]), rest_hs])
