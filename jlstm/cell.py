@@ -54,7 +54,7 @@ def lstm_cell(
     σ = named.activation("recurrent_activation", recurrent_activation)
     checks.instance("variant", variant, Variant)
     D, N, P = checks.sizes(params, variant)
-    checks.state(state, (), N, P)
+    state = checks.state(state, (), N, P)
     x = checks.array("x", x, "floating", (D,))
     checks.dropout_masks(dropout_masks, D, P)
 
@@ -84,17 +84,17 @@ def _variant_gates(params, z, c, σ, φ, variant):
 
     φ_h = φ if variant.output_activation is None else named.activation("output_activation", variant.output_activation)
     i, f, g, o = jnp.split(z, 4)
-    if variant.peephole:
-        p_i, p_f, p_o = params.peephole.astype(z.dtype)
-        i, f = i + p_i * c, f + p_f * c
+    p = params.peephole.astype(z.dtype) if variant.peephole else None
+    if p is not None:
+        i, f = i + p[0] * c, f + p[1] * c
     i, f, g = σ(clip(i)), σ(clip(f)), φ(clip(g))
     if variant.coupled == "input":
         i = 1 - f
     elif variant.coupled == "forget":
         f = 1 - i
     c = (f * c if variant.forget_gate else c) + i * g
-    if variant.peephole:
-        o = o + p_o * c
+    if p is not None:
+        o = o + p[2] * c
     return c, σ(clip(o)) * φ_h(c)
 
 

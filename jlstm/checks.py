@@ -4,6 +4,8 @@ One format throughout: `<name> must <be or have> <expected>, got <what came>`. A
 value or shape ValueError.
 """
 
+import dataclasses
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +24,8 @@ _KINDS = {
 
 
 def boolean(name: str, value: Any) -> None:
-    """Require a Python (or NumPy) bool."""
-    if not isinstance(value, (bool, np.bool_)):
+    """Require a Python bool."""
+    if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {show(value)}")
 
 
@@ -41,6 +43,14 @@ def number(name: str, value: Any, expected: str, ok: Callable[[float], bool]) ->
         raise TypeError(f"{name} must be {expected}, got {show(value)}")
     if not ok(float(value)):
         raise ValueError(f"{name} must be {expected}, got {value}")
+
+
+def numbers_of(value: Any) -> None:
+    """Require finite numbers in the fields of a dataclass that are declared as float."""
+    for field in dataclasses.fields(value):
+        if field.type in (float, "float"):
+            name = f"{type(value).__name__}.{field.name}"
+            number(name, getattr(value, field.name), "a finite number", math.isfinite)
 
 
 def rate(name: str, value: Any) -> None:
@@ -131,11 +141,11 @@ def dropout_masks(value: Any, D: int, P: int) -> None:
         array("dropout_masks.recurrent", value.recurrent, "floating", (4, P))
 
 
-def state(value: Any, batch: Sequence[int | str], N: int, P: int, *, name: str = "state") -> None:
-    """Require an LSTMState whose h is [*batch, P] and whose c is [*batch, N]."""
+def state(value: Any, batch: Sequence[int | str], N: int, P: int, *, name: str = "state") -> LSTMState:
+    """Require an LSTMState whose h is [*batch, P] and whose c is [*batch, N], and return it as jax arrays."""
     instance(name, value, LSTMState)
-    array(f"{name}.h", value.h, "floating", (*batch, P))
-    array(f"{name}.c", value.c, "floating", (*batch, N))
+    h = array(f"{name}.h", value.h, "floating", (*batch, P))
+    return LSTMState(h=h, c=array(f"{name}.c", value.c, "floating", (*batch, N)))
 
 
 def sequence_inputs(x: Any, mask: Any, lengths: Any, dtype: str | None) -> tuple[jax.Array, jax.Array | None]:

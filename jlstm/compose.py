@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any, Self
 
 import jax
@@ -41,7 +43,7 @@ class Bidirectional:
     """
 
     forward: LSTM
-    backward: LSTM = None  # pyright: ignore[reportArgumentType]  # filled in below
+    backward: LSTM = None  # pyright: ignore[reportAssignmentType]  # filled in below
     _: KW_ONLY
     merge_mode: str | None = "concat"
 
@@ -112,7 +114,7 @@ class Bidirectional:
         zeroed = {"zero_output_for_mask": self.return_sequences}
         forward = replace(self.forward, **zeroed)
         backward = replace(self.backward, keep_order=True, **zeroed)
-        options = {"mask": mask, "lengths": lengths}
+        options: dict[str, Any] = {"mask": mask, "lengths": lengths}
         forward_state, y = forward.apply(params.forward, state.forward, x, key=keys[0], **options)
         backward_state, y_back = backward.apply(params.backward, state.backward, x, key=keys[1], **options)
         return Directions(forward_state, backward_state), self._merge(y, y_back)
@@ -285,7 +287,7 @@ class Stack:
     def penalty(self, params: tuple[Any, ...]) -> jax.Array:
         """Sum the weight regularizers of all layers."""
         self._check_tuple("params", params)
-        return sum((layer.penalty(p) for layer, p in zip(self.layers, params, strict=True)), start=jnp.zeros(()))
+        return reduce(add, (layer.penalty(p) for layer, p in zip(self.layers, params, strict=True)))
 
     def activity_penalty(self, y: Any) -> jax.Array:
         """Apply the activity regularizer of the last layer to its outputs.
@@ -312,7 +314,7 @@ class Stack:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what to_dict wrote; the entry "name" may be left out here."""
-        return from_dict({"name": "Stack", **data})
+        return _read({"name": "Stack", **data}, cls)
 
     __repr__ = spec.call_repr
 
@@ -351,10 +353,13 @@ def from_dict(data: Mapping[str, Any]) -> LSTM | Bidirectional | Stack:
         >>> jlstm.from_dict(json.loads(json.dumps(layer.to_dict()))) == layer
         True
     """
-    classes = {c.__name__: c for c in (LSTM, Bidirectional, Stack, Variant)}
-    made = spec.from_dict(data, classes)
-    checks.instance("name", made, LSTM, Bidirectional, Stack)
-    return made
+    return _read(data, LSTM, Bidirectional, Stack)
+
+
+def _read(data: Mapping[str, Any], *allowed: type) -> Any:
+    """Read a spec of one of the allowed classes; what it holds may be of any."""
+    spec.check_name(data, allowed)
+    return spec.from_dict(data, {c.__name__: c for c in (LSTM, Bidirectional, Stack, Variant)})
 
 
 def _split(key: jax.Array, n: int) -> jax.Array:

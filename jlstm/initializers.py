@@ -36,6 +36,8 @@ class Constant:
 
     value: float = 0.0
 
+    __post_init__ = checks.numbers_of
+
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         return jnp.full(shape, self.value, dtype)
 
@@ -46,6 +48,8 @@ class RandomNormal:
 
     mean: float = 0.0
     stddev: float = 0.05
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         return self.mean + self.stddev * jax.random.normal(key, shape, dtype)
@@ -58,6 +62,8 @@ class TruncatedNormal:
     mean: float = 0.0
     stddev: float = 0.05
 
+    __post_init__ = checks.numbers_of
+
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         return self.mean + self.stddev * jax.random.truncated_normal(key, -2, 2, shape, dtype)
 
@@ -68,6 +74,8 @@ class RandomUniform:
 
     minval: float = -0.05
     maxval: float = 0.05
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         return jax.random.uniform(key, shape, dtype, self.minval, self.maxval)
@@ -100,6 +108,7 @@ class VarianceScaling:
     distribution: str = "truncated_normal"
 
     def __post_init__(self):
+        checks.numbers_of(self)
         checks.number("VarianceScaling.scale", self.scale, "a number above 0", lambda v: v > 0)
         checks.one_of("VarianceScaling.mode", self.mode, ("fan_in", "fan_out", "fan_avg"))
         distributions = ("truncated_normal", "untruncated_normal", "uniform")
@@ -125,6 +134,8 @@ class Orthogonal:
 
     gain: float = 1.0
 
+    __post_init__ = checks.numbers_of
+
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         wide = jnp.promote_types(dtype, jnp.float32)  # QR exists from float32 on
         return nn.initializers.orthogonal(self.gain)(key, shape, wide).astype(dtype)
@@ -135,6 +146,8 @@ class Identity:
     """gain times the identity matrix, padded with zeros."""
 
     gain: float = 1.0
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         if len(shape) != 2:

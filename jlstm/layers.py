@@ -100,6 +100,7 @@ class LSTM:
 
     def __post_init__(self):
         checks.positive_int("units", self.units)
+        object.__setattr__(self, "units", int(self.units))  # a NumPy integer would not be plain data
         for name in ("activation", "recurrent_activation"):
             if getattr(self, name) is None:  # Keras's way to say linear
                 object.__setattr__(self, name, "linear")
@@ -229,13 +230,13 @@ class LSTM:
         B, T, D = x.shape
         N, P = self.units, self.output_size
         checks.params(params, D, N, P, use_bias=self.use_bias, variant=self.variant)
-        checks.state(state, (B,), N, P)
+        state = checks.state(state, (B,), N, P)
         if reset is not None:
             if self.go_backwards:
                 raise ValueError("reset must be None with go_backwards=True: an episode has no meaning backwards")
             reset = checks.array("reset", reset, "bool", (B, T))
         if reset_state is not None:
-            checks.state(reset_state, (B,), N, P, name="reset_state")
+            reset_state = checks.state(reset_state, (B,), N, P, name="reset_state")
 
         scan = partial(
             lstm_scan,
@@ -292,7 +293,7 @@ class LSTM:
         B, D = x_t.shape
         N, P = self.units, self.output_size
         checks.params(params, D, N, P, use_bias=self.use_bias, variant=self.variant)
-        checks.state(state, (B,), N, P)
+        state = checks.state(state, (B,), N, P)
         if reset is not None:
             reset = checks.array("reset", reset, "bool", (B,))
             state = jax.tree.map(lambda a: jnp.where(reset[:, None], 0, a), state)
@@ -323,6 +324,8 @@ class LSTM:
         Args:
             y: what apply returned, [B, T, N] or [B, N].
         """
+        axes = ("B", "T") if len(getattr(y, "shape", ())) == 3 else ("B",)
+        y = checks.array("y", y, "floating", (*axes, self.output_size))
         if self.activity_regularizer is None:
             return jnp.zeros((), y.dtype)
         return named.regularizer("activity_regularizer", self.activity_regularizer)(y) / y.shape[0]

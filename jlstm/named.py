@@ -34,6 +34,8 @@ class HardSigmoid:
     alpha: float = 0.2
     beta: float = 0.5
 
+    __post_init__ = checks.numbers_of
+
     def __call__(self, x: Array) -> Array:
         return jnp.clip(self.alpha * x + self.beta, 0, 1)
 
@@ -44,6 +46,8 @@ class LeakyReLU:
 
     negative_slope: float = 0.2
 
+    __post_init__ = checks.numbers_of
+
     def __call__(self, x: Array) -> Array:
         return nn.leaky_relu(x, self.negative_slope)
 
@@ -53,6 +57,8 @@ class ELU:
     """x where positive, alpha (exp(x) - 1) elsewhere."""
 
     alpha: float = 1.0
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, x: Array) -> Array:
         return nn.elu(x, self.alpha)
@@ -121,6 +127,8 @@ class L1:
 
     l1: float = 0.01
 
+    __post_init__ = checks.numbers_of
+
     def __call__(self, w: Array) -> Array:
         return self.l1 * jnp.sum(jnp.abs(w))
 
@@ -130,6 +138,8 @@ class L2:
     """l2 · Σw²"""
 
     l2: float = 0.01
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, w: Array) -> Array:
         return self.l2 * jnp.sum(jnp.square(w))
@@ -141,6 +151,8 @@ class L1L2:
 
     l1: float = 0.0
     l2: float = 0.0
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, w: Array) -> Array:
         return L1(self.l1)(w) + L2(self.l2)(w)
@@ -154,6 +166,7 @@ class OrthogonalRegularizer:
     mode: str = "rows"
 
     def __post_init__(self):
+        checks.numbers_of(self)
         checks.one_of("OrthogonalRegularizer.mode", self.mode, ("rows", "columns"))
 
     def __call__(self, w: Array) -> Array:
@@ -184,6 +197,8 @@ class MaxNorm:
 
     max_value: float = 2.0
     axis: Axis = 0
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, w: Array) -> Array:
         norms = _norms(w, self.axis)
@@ -216,6 +231,8 @@ class MinMaxNorm:
     max_value: float = 1.0
     rate: float = 1.0
     axis: Axis = 0
+
+    __post_init__ = checks.numbers_of
 
     def __call__(self, w: Array) -> Array:
         norms = _norms(w, self.axis)

@@ -65,7 +65,7 @@ def lstm_scan(
     """
     checks.instance("variant", variant, Variant)
     D, N, P = checks.sizes(params, variant)
-    checks.state(state, (), N, P)
+    state = checks.state(state, (), N, P)
     xs = checks.array("xs", xs, "floating", ("T", D))
     T = xs.shape[0]
     checks.boolean("reverse", reverse)
@@ -78,16 +78,15 @@ def lstm_scan(
         reset = checks.array("reset", reset, "bool", (T,))
         if reverse:
             raise ValueError("reset must be None with reverse=True (an episode has no meaning backwards), got an array")
-        if reset_state is None:
-            reset_state = jax.tree.map(jnp.zeros_like, state)
-        checks.state(reset_state, (), N, P, name="reset_state")
     elif reset_state is not None:
         raise ValueError("reset_state must be None without reset, got a state")
+    fresh = jax.tree.map(jnp.zeros_like, state) if reset_state is None else reset_state
+    fresh = checks.state(fresh, (), N, P, name="reset_state")
 
     def step(state, inputs):
         x, keep, restart = inputs
         if restart is not None:
-            state = _where(restart, reset_state, state)
+            state = _where(restart, fresh, state)
         new, _ = lstm_cell(
             params,
             state,

@@ -1,13 +1,13 @@
 """Specs as text and as plain data: the call that makes them, and the dict that TOML and JSON hold."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jlstm import named
 
 
-def call_repr(spec: Any) -> str:
+def call_repr(self: Any) -> str:
     """Write the call that makes a frozen dataclass: only what differs from its defaults.
 
     Example:
@@ -16,11 +16,11 @@ def call_repr(spec: Any) -> str:
         LSTM(3, kernel_regularizer=L2(l2=0.5), go_backwards=True)
     """
     arguments = []
-    for field in dataclasses.fields(spec):
-        value = getattr(spec, field.name)
+    for field in dataclasses.fields(self):
+        value = getattr(self, field.name)
         if not _is_default(field, value):
             arguments.append(f"{field.name}={value!r}" if field.kw_only else repr(value))
-    return f"{type(spec).__name__}({', '.join(arguments)})"
+    return f"{type(self).__name__}({', '.join(arguments)})"
 
 
 def to_dict(spec: Any) -> dict[str, Any]:
@@ -45,9 +45,8 @@ def from_dict(data: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
     Raises:
         ValueError: an unknown class or field, named with what is allowed.
     """
-    name = data.get("name") if isinstance(data, Mapping) else data
-    if not isinstance(name, str) or name not in classes:
-        raise ValueError(f"name must be one of {', '.join(map(repr, classes))}, got {name!r}")
+    check_name(data, classes.values())
+    name = data["name"]
     cls = classes[name]
     fields = [f.name for f in dataclasses.fields(cls)]
     arguments = {key: value for key, value in data.items() if key != "name"}
@@ -55,6 +54,14 @@ def from_dict(data: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
         if key not in fields:
             raise ValueError(f"a field of {name} must be one of {', '.join(fields)}, got {key!r}")
     return cls(**{key: _rich(value, classes) for key, value in arguments.items()})
+
+
+def check_name(data: Any, classes: Iterable[type]) -> None:
+    """Require a mapping whose entry "name" is that of one of the classes."""
+    name = data.get("name") if isinstance(data, Mapping) else data
+    names = [c.__name__ for c in classes]
+    if not isinstance(data, Mapping) or name not in names:
+        raise ValueError(f"name must be one of {', '.join(map(repr, names))}, got {name!r}")
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
