@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jlstm import checks, named
-from jlstm.types import DropoutMasks, LSTMParams, LSTMState
+from jlstm.types import DropoutMasks, LSTMParams, LSTMState, wider_dtype
 from jlstm.variant import Variant
 
 
@@ -58,7 +58,7 @@ def lstm_cell(
     x = checks.array("x", x, "floating", (D,))
     checks.dropout_masks(dropout_masks, D, P)
 
-    wide = jnp.promote_types(x.dtype, state.c.dtype)  # a float32 state keeps its bits under bfloat16 products
+    wide = wider_dtype(x.dtype, state.c.dtype)  # a float32 state keeps its bits under bfloat16 products
     with jax.named_scope("lstm_cell"):
         z = _product(x, params.kernel, dropout_masks.input, wide)
         z = z + _product(state.h.astype(x.dtype), params.recurrent_kernel, dropout_masks.recurrent, wide)

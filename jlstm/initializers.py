@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import nn
 
 from jlstm import checks
+from jlstm.types import wider_dtype
 
 Array = jax.Array
 
@@ -137,7 +138,7 @@ class Orthogonal:
     __post_init__ = checks.numbers_of
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
-        wide = jnp.promote_types(dtype, jnp.float32)  # QR exists from float32 on
+        wide = wider_dtype(dtype, "float32")  # QR exists from float32 on
         return nn.initializers.orthogonal(self.gain)(key, shape, wide).astype(dtype)
 
 

@@ -13,7 +13,7 @@ from jlstm.cell import lstm_cell
 from jlstm.dropout import lstm_dropout_masks
 from jlstm.initializers import Chrono
 from jlstm.scan import lstm_scan
-from jlstm.types import DropoutMasks, LSTMParams, LSTMState
+from jlstm.types import DropoutMasks, LSTMParams, LSTMState, wider_dtype
 from jlstm.variant import Variant
 
 _INITIALIZERS = ("kernel_initializer", "recurrent_initializer", "bias_initializer")
@@ -187,7 +187,7 @@ class LSTM:
         """
         checks.size("batch_size", batch_size)
         if dtype is None:
-            dtype = jnp.promote_types(jnp.promote_types(self.param_dtype, self.dtype or self.param_dtype), jnp.float32)
+            dtype = wider_dtype(wider_dtype(self.param_dtype, self.dtype or self.param_dtype), "float32")
         dtype = checks.float_dtype("dtype", dtype)
         checks.enabled_dtype("dtype", dtype)
         return LSTMState(

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 GATES = ("i", "f", "g", "o")  # the order of the four slices along 4N
 PEEPHOLES = ("i", "f", "o")  # the order of the rows of LSTMParams.peephole
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LSTMParams:
     """The weights of one LSTM layer. Reach them by name: other libraries order them differently.
 
@@ -34,7 +35,7 @@ class LSTMParams:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class LSTMState:
     """The state that an LSTM carries from one time step to the next.
 
@@ -50,7 +51,7 @@ class LSTMState:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Directions:
     """What belongs to the two directions of a Bidirectional layer: its params, or its state."""
 
@@ -59,7 +60,7 @@ class Directions:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class DropoutMasks:
     """Dropout masks of one example, drawn once and shared by all time steps; zeros and 1 / (1 - rate).
 
@@ -68,3 +69,14 @@ class DropoutMasks:
 
     input: Any = None  #     [D] for all gates or [4, D], one row a gate; None: no dropout
     recurrent: Any = None  # [4, N] (or [4, P]), one row a gate; None: no dropout
+
+
+def wider_dtype(a: Any, b: Any) -> jnp.dtype:
+    """The real floating dtype that holds both: jnp.promote_types, which refuses to answer under strict promotion.
+
+    Example:
+        >>> wider_dtype("bfloat16", "float16")
+        dtype('float32')
+    """
+    a, b = jnp.dtype(a), jnp.dtype(b)
+    return a if a == b else max(a, b, jnp.dtype("float32"), key=lambda dtype: dtype.itemsize)
