@@ -1,0 +1,1 @@
+"""Experiments with jlstm: tasks, configs, and the runner behind `python -m experiments`."""

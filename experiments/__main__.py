@@ -1,0 +1,215 @@
+"""The command line: `python -m experiments train CONFIG`, `evaluate RUN_DIR`, `report RUN_DIR`.
+
+Exit status: 0 done; 1 a target was missed under --check; 2 the arguments, the config or the directory cannot be used;
+3 a run stopped before its end; 130 interrupted.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from experiments import config as configs
+from experiments import progress, report, results, rundir, train
+from experiments.config import Config, ConfigError, Experiment
+from experiments.rundir import RunError, Stopped
+
+OK, MISSED, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors are one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except ConfigError as error:
+        return _fail(error, UNUSABLE)
+    except Stopped as error:
+        return _fail(error, STOPPED)
+    except RunError as error:
+        return _fail(error, UNUSABLE)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command with --resume goes on from the last checkpoint", INTERRUPTED)
+
+
+def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Train a config, or all cases of it, in its run directory."""
+    experiment = configs.load(options.config, overrides)
+    if options.cases:
+        experiment = _only(experiment, options.cases, options.config)
+    for config in experiment.cases.values() or [experiment.base]:
+        train.check(config, options.config)
+    path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
+    console = Console()
+    with rundir.clear_errors(path), rundir.locked(path):
+        resuming = options.resume and rundir.is_run(path)
+        rundir.prepare(path, experiment, options.resume, options.overwrite)
+        if options.resume and not resuming:
+            console.print(f"nothing to resume in {path}: starting at step 0")
+        sections = {}
+        for name, config, folder in runs(experiment, path):
+            with _case_directory(folder, name, config, options):
+                sections[name] = _train_one(config, folder, name or experiment.name, console)
+                if name:
+                    _own_page(folder, name, config, sections[name])
+        page = report.write_page(path, experiment, sections)
+    return _conclude(console, experiment, sections, page, options.check)
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    """Score a run's newest checkpoint afresh, and print the table."""
+    path = Path(options.run)
+    experiment = _saved(path)
+    found, described = {}, {}
+    with rundir.clear_errors(path), rundir.locked(path):
+        for name, config, folder in runs(experiment, path):
+            step, params = train.restore(config, folder)
+            scores = {k: v.tolist() for k, v in train.make_evaluate(config)(params).items()}
+            predict = report.predictor(config, params)
+            final = config.task.final(predict) if hasattr(config.task, "final") else {}
+            earlier = [line for line in rundir.read_lines(folder / "metrics.jsonl") if line["step"] < step]
+            lines = [*earlier, {"step": step, "loss": None, "losses": None, **scores}]
+            found[name], described[name] = results.summarise(config, lines, final, 0.0), config
+    steps = ", ".join(sorted({f"{summary['steps']:,}" for summary in found.values()}))
+    _print(Console(), described, found, f"{experiment.name}, evaluated at step {steps}")
+    return OK
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Rebuild a run's summary, pictures and page from its directory."""
+    path = Path(options.run)
+    experiment = _saved(path)
+    sections = {}
+    with rundir.clear_errors(path), rundir.locked(path):
+        for name, config, folder in runs(experiment, path):
+            step, params = train.restore(config, folder)
+            timing = rundir.read_lines(folder / "timing.jsonl", step)
+            sections[name] = report.finish(config, folder, params, timing[-1]["seconds"] if timing else 0.0)
+            if name:
+                _own_page(folder, name, config, sections[name])
+        page = report.write_page(path, experiment, sections)
+    print(page)
+    return OK
+
+
+def runs(experiment: Experiment, path: Path) -> list[tuple[str, Config, Path]]:
+    """List (case, config, directory) of every run of an experiment; one without cases is its own."""
+    if not experiment.cases:
+        return [("", experiment.base, path)]
+    return [(name, config, path / name) for name, config in experiment.cases.items()]
+
+
+def _train_one(config: Config, folder: Path, name: str, console: Console) -> report.Section:
+    with progress.shown(console, name, config.train.steps) as show:
+        done = train.run(config, folder, show)
+    return report.finish(config, folder, done.params, done.seconds)
+
+
+@contextlib.contextmanager
+def _case_directory(folder: Path, name: str, config: Config, options: argparse.Namespace) -> Iterator[None]:
+    """Lock and prepare a case's own directory; a run without cases has none."""
+    if not name:
+        yield
+        return
+    with rundir.locked(folder):
+        rundir.prepare(folder, Experiment(name, config), options.resume, options.overwrite)
+        yield
+
+
+def _own_page(folder: Path, name: str, config: Config, section: report.Section) -> None:
+    report.write_page(folder, Experiment(name, config), {"": section})
+
+
+def _conclude(
+    console: Console, experiment: Experiment, sections: Mapping[str, report.Section], page: Path, check: bool
+) -> int:
+    summaries = {name: section.summary for name, section in sections.items()}
+    described = {name: section.config for name, section in sections.items()}
+    seconds = sum(summary["seconds"] for summary in summaries.values())
+    _print(console, described, summaries, f"{experiment.name}, {seconds:,.0f} s")
+    console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    return MISSED if check and not results.met(summaries) else OK
+
+
+def _print(console: Console, described: Mapping[str, Config], summaries: Mapping[str, dict], title: str) -> None:
+    console.print(results.table(described, summaries, title))
+    for summary in summaries.values():
+        if (final := results.final_table(summary)) is not None:
+            console.print(final)
+    for line in results.verdicts(described, summaries):
+        console.print(line, style="bold red" if "MISSED" in line else "bold green", highlight=False, soft_wrap=True)
+
+
+def _only(experiment: Experiment, names: str, file: str) -> Experiment:
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in experiment.cases:
+            allowed = ", ".join(experiment.cases) or "none (the config has no [[cases]])"
+            raise ConfigError(f"{file}: --cases must name cases of it, {allowed}; got {name!r}")
+    cases = {name: config for name, config in experiment.cases.items() if name in wanted}
+    return Experiment(experiment.name, experiment.base, cases, experiment.header)
+
+
+def _saved(path: Path) -> Experiment:
+    if not rundir.is_run(path):
+        raise RunError(f"{path} is no run directory: it has no config.toml written by `python -m experiments train`")
+    return configs.load(path / "config.toml")
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = _Parser(
+        prog="python -m experiments", description="Train and look at experiments with jlstm.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    trainer = commands.add_parser(
+        "train", help="train a config", allow_abbrev=False, add_help=False,
+        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--TABLE.KEY VALUE ...]",
+        epilog="Any key of the config can be overridden: --train.steps 9 --model.units 64 --model.lstm.activation relu."
+        " `train CONFIG --help` lists them.",
+    )  # fmt: skip
+    trainer.add_argument("config", metavar="CONFIG", nargs="?", help="a file of configs/")
+    trainer.add_argument(
+        "--out", metavar="DIR", help="run directory (default runs/<config name>, numbered where taken)"
+    )
+    how = trainer.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint, to the same bits")
+    how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
+    trainer.add_argument("--check", action="store_true", help="exit status 1 when a target is missed")
+    trainer.add_argument("--cases", metavar="A,B", help="only these of the config's cases")
+    trainer.add_argument("-h", "--help", action="store_true", help="show this, and with CONFIG its keys")
+    for name, text in (
+        ("evaluate", "score a run's last checkpoint"),
+        ("report", "rebuild a run's report.html"),
+    ):
+        commands.add_parser(name, help=text, allow_abbrev=False).add_argument("run", metavar="RUN_DIR")
+    options, overrides = parser.parse_known_args(arguments)
+    if options.command != "train":
+        if overrides:
+            raise ConfigError(f"command line: unknown argument {overrides[0]}; see {options.command} --help")
+        return (evaluate_command if options.command == "evaluate" else report_command)(options)
+    if options.help:
+        trainer.print_help()
+        if options.config:
+            configs.load(options.config, ["--help"])
+        return OK
+    if options.config is None:
+        raise ConfigError("command line: train needs a CONFIG, such as configs/smoke.toml")
+    return train_command(options, overrides)
+
+
+def _fail(error: object, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"command line: {message}; see {self.prog} --help")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

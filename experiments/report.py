@@ -1,0 +1,188 @@
+"""What a run leaves for a reader: summary, curve, weights, and one self-contained HTML page."""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from matplotlib.figure import Figure
+
+from experiments import plots, results
+from experiments.config import Config, Experiment
+from experiments.model import ModelParams, build
+from experiments.rundir import MARKER, environment, read_lines, write
+from experiments.train import make_predict
+
+
+class Section(NamedTuple):
+    """One run's part of a page. figures: PNG by title."""
+
+    config: Config
+    summary: dict[str, Any]
+    figures: dict[str, bytes]
+
+
+def finish(config: Config, path: Path, params: ModelParams, seconds: float) -> Section:
+    """Write a run's summary.json, curve.png and model.safetensors, and hand back its part of the page.
+
+    Args:
+        config: the run's.
+        path: its directory.
+        params: the trained parameters, leading axis S.
+        seconds: wall time of the training.
+    """
+    lines = read_lines(path / "metrics.jsonl")
+    predict = predictor(config, params)
+    final = config.task.final(predict) if hasattr(config.task, "final") else {}
+    summary = results.summarise(config, lines, final, seconds)
+    write(path / "summary.json", json.dumps(summary, indent=1) + "\n")
+    curve = _png(_curve(config, lines))
+    write(path / "curve.png", curve)
+    save_model(path / "model.safetensors", config, params)
+    drawn = config.task.figures(predict) if hasattr(config.task, "figures") else {}
+    return Section(config, summary, {title: _png(figure) for title, figure in drawn.items()} | {"Training": curve})
+
+
+def predictor(config: Config, params: ModelParams) -> Callable[[Any], jax.Array]:
+    """Build predict(x [B, T, D]) -> outputs [S, ...] of all seeds."""
+    predict = make_predict(config)
+    return lambda x: predict(params, jnp.asarray(x, jnp.float32))
+
+
+def save_model(path: Path, config: Config, params: ModelParams) -> None:
+    """Save the parameters by flat names, such as `lstm/kernel`, with the layer's spec in the metadata."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    tensors = {
+        jax.tree_util.keystr(name, simple=True, separator="/"): np.ascontiguousarray(leaf) for name, leaf in leaves
+    }
+    spec = build(config).layer.to_dict()
+    about = {"spec": json.dumps(spec), "axes": "the leading axis is the seed"}
+    write(path, safetensors.numpy.save(tensors, metadata=about))
+
+
+def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Section]) -> Path:
+    """Write report.html: results, pictures, config and versions; nothing on it is loaded from elsewhere.
+
+    Args:
+        path: the directory.
+        experiment: the config file's content.
+        sections: by case, one under "" where there are no cases.
+    """
+    summaries = {name: section.summary for name, section in sections.items()}
+    configs = {name: section.config for name, section in sections.items()}
+    intro = experiment.header.replace(MARKER, "").strip()
+    seconds = sum(summary["seconds"] for summary in summaries.values())
+    parts = [
+        f"<h1>{_text(experiment.name)}</h1>",
+        f'<pre class="intro">{_text(intro)}</pre>' if intro else "",
+        *(f'<p class="verdict {_mood(line)}">{_text(line)}</p>' for line in results.verdicts(configs, summaries)),
+        "<h2>Results</h2>",
+        _table(results.rows(configs, summaries), results.COLUMNS),
+        *(_table(found[1:], found[0]) for s in summaries.values() if (found := results.final_rows(s))),
+        f"<p>{_scale(configs)} Wall time {seconds:,.0f} s, compilation included.</p>",
+    ]
+    for name, section in sections.items():
+        if name:
+            parts.append(f"<h2>{_text(name)}</h2>")
+        for title, png in section.figures.items():
+            parts.append(_figure(title, png))
+    saved = (path / "config.toml").read_text(encoding="utf-8")
+    config_text = saved.split(MARKER)[-1].split("\n\n", 1)[-1].strip()
+    versions = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in environment().items())
+    parts += [
+        f"<h2>Config</h2><pre>{_text(config_text)}</pre>",
+        f"<h2>Versions</h2><div class='wide'><table><tbody>{versions}</tbody></table></div>",
+    ]
+    page = path / "report.html"
+    write(page, PAGE.format(title=_text(experiment.name), style=STYLE, body="\n".join(parts)))
+    return page
+
+
+def _curve(config: Config, lines: list[dict[str, Any]]) -> Figure:
+    losses = [line["step"] for line in lines], np.array([line["losses"] for line in lines], float)
+    scored = [line for line in lines if set(line) - {"step", "loss", "losses"}]
+    names = [name for name in (scored[-1] if scored else {}) if name not in ("step", "loss", "losses")]
+    steps = [line["step"] for line in scored]
+    metrics = {name: (steps, np.array([line[name] for line in scored], float)) for name in names}
+    marks: dict[str, dict[str, float]] = {
+        name: {"baseline": value} for name, value in config.task.baseline().items() if name in metrics
+    }
+    if config.target is not None and config.target.metric in metrics:
+        marks.setdefault(config.target.metric, {})["target"] = config.target.value
+    return plots.curves(losses, metrics, marks)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _scale(configs: Mapping[str, Config]) -> str:
+    seen = sorted({(c.train.seeds, c.sequences(c.train.steps), c.train.steps) for c in configs.values()})
+    said = "; ".join(
+        f"{seeds} seeds, {steps:,} updates, {sequences:,} sequences each" for seeds, sequences, steps in seen
+    )
+    return f"{said}." if said else ""
+
+
+def _table(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> str:
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    head = "".join(f"<th>{_text(columns[i])}</th>" for i in used)
+    body = "".join("<tr>" + "".join(f"<td>{_text(row[i])}</td>" for i in used) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _figure(title: str, png: bytes) -> str:
+    data = base64.b64encode(png).decode()
+    return (
+        f'<figure><figcaption>{_text(title)}</figcaption><img alt="{_text(title)}" '
+        f'src="data:image/png;base64,{data}"></figure>'
+    )
+
+
+def _mood(line: str) -> str:
+    return "missed" if "MISSED" in line else "met"
+
+
+def _text(value: str) -> str:
+    return html.escape(value)
+
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #f3f4f6; --line: #d5d8dd; --good: #17693a;
+  --bad: #a3261c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #15171a; --soft: #202429; --line: #3a4048;
+  --good: #6fcf97; --bad: #ff8a7a; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; margin: .5rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
+pre { background: var(--soft); padding: .75rem; overflow-x: auto; font-size: .85rem; border-radius: 6px; }
+pre.intro { white-space: pre-wrap; font-family: inherit; font-size: .95rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.verdict { font-weight: 600; } .met { color: var(--good); } .missed { color: var(--bad); }
+figure { margin: 1rem 0 1.5rem; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+"""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,183 @@
+"""What a finished run showed: metrics over the seeds, final figures, and whether the target was met."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from experiments.config import Config, ConfigError
+
+# A summary is plain JSON: see `summarise`. Rows of the table, in the order of its columns.
+COLUMNS = ("case", "metric", "median (range)", "baseline", "target", "seeds met", "sequences until then")
+
+
+def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[str, float], seconds: float) -> dict:
+    """Summarise a run as plain types.
+
+    Args:
+        config: the run's.
+        lines: its metrics.jsonl.
+        final: the task's final figures.
+        seconds: wall time, compilation included.
+
+    Returns:
+        {"steps", "seconds", "metrics": {name: {"values": [S], "baseline"}}, "final": {name: value},
+        "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None}
+    """
+    evaluations = [line for line in lines if set(line) - {"step", "loss", "losses"}]
+    last = evaluations[-1] if evaluations else {}
+    baseline = config.task.baseline()
+    names = [name for name in last if name not in ("step", "loss", "losses")]
+    metrics = {name: {"values": last[name], "baseline": baseline.get(name)} for name in names}
+    return {
+        "steps": lines[-1]["step"] if lines else 0,
+        "seconds": round(seconds, 1),
+        "metrics": metrics,
+        "final": {name: float(value) for name, value in final.items()},
+        "target": _verdict(config, evaluations, final),
+    }
+
+
+def first_success(config: Config, evaluations: Sequence[dict[str, Any]], seed: int) -> int | None:
+    """Find the step of the first evaluation that meets the target with every later one, None without."""
+    target = config.target
+    assert target is not None
+    found = None
+    for line in evaluations:
+        value = line[target.metric][seed]
+        good = value is not None and target.meets(value)
+        found = (line["step"] if found is None else found) if good else None
+    return found
+
+
+def met(summaries: Mapping[str, dict]) -> bool:
+    """Say whether every target was met; a run without one has nothing to miss."""
+    return all(s["target"] is None or s["target"]["met"] for s in summaries.values())
+
+
+def rows(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[tuple[str, ...]]:
+    """Lay out summaries as rows of text under COLUMNS."""
+    found = []
+    for case, summary in summaries.items():
+        target = summary["target"]
+        plain = {name: value for name, value in summary["final"].items() if "/" not in name}
+        for name, metric in summary["metrics"].items():
+            found.append(
+                (
+                    case,
+                    name,
+                    _spread(metric["values"]),
+                    number(metric["baseline"]),
+                    *_goal(configs[case], target, name),
+                )
+            )
+        for name, value in plain.items():
+            found.append((case, name, number(value), "", *_goal(configs[case], target, name)))
+    return found
+
+
+def table(configs: Mapping[str, Config], summaries: Mapping[str, dict], title: str) -> Table:
+    """Build the table that a run ends with; columns that nobody fills are left out."""
+    body = rows(configs, summaries)
+    used = [i for i in range(len(COLUMNS)) if any(row[i] for row in body)]
+    built = Table(title=title, title_justify="left")
+    for i in used:
+        built.add_column(COLUMNS[i], justify="left" if i < 2 else "right", no_wrap=i < 2)
+    for row in body:
+        built.add_row(*(row[i] for i in used))
+    return built
+
+
+def final_rows(summary: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Lay out final figures named "row/column" as a table, its head first; empty where there are none."""
+    figures = {tuple(name.split("/", 1)): value for name, value in summary["final"].items() if "/" in name}
+    columns = list(dict.fromkeys(column for _, column in figures))
+    names = list(dict.fromkeys(row for row, _ in figures))
+    body = [(row, *(number(figures.get((row, column))) for column in columns)) for row in names]
+    return [("", *columns), *body] if body else []
+
+
+def final_table(summary: Mapping[str, Any]) -> Table | None:
+    """Build the second table, of final figures; None where the task has none of that form."""
+    found = final_rows(summary)
+    if not found:
+        return None
+    built = Table(*found[0])
+    for row in found[1:]:
+        built.add_row(*row)
+    return built
+
+
+def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[str]:
+    """Say in a line for each target whether it was met."""
+    found = []
+    for case, summary in summaries.items():
+        target, verdict = configs[case].target, summary["target"]
+        if target is None or verdict is None:
+            continue
+        share = f" for {target.seeds:.0%} of the seeds" if verdict["seeds"] else ""
+        limit = f" within {target.max_sequences:,} sequences" if target.max_sequences else ""
+        said = "met" if verdict["met"] else "MISSED"
+        rate = f" ({sum(verdict['seeds'])} of {len(verdict['seeds'])} seeds)" if verdict["seeds"] else ""
+        prefix = f"{case}: " if case else ""
+        found.append(f"{prefix}target {target.metric} {target.direction} {target.value:g}{share}{limit}: {said}{rate}")
+    return found
+
+
+def number(value: float | None) -> str:
+    """Write a number for a reader: four digits."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _verdict(config: Config, evaluations: Sequence[dict[str, Any]], final: Mapping[str, float]) -> dict | None:
+    target = config.target
+    if target is None:
+        return None
+    if target.metric in final:
+        value = float(final[target.metric])
+        return {
+            "metric": target.metric,
+            "met": target.meets(value),
+            "values": [value],
+            "seeds": [],
+            "sequences": None,
+        }
+    if not evaluations or target.metric not in evaluations[-1]:
+        allowed = ", ".join([*(evaluations[-1] if evaluations else ()), *final])
+        raise ConfigError(f"[target] metric must be one of {allowed}, got {target.metric!r}")
+    steps = [first_success(config, evaluations, seed) for seed in range(config.train.seeds)]
+    sequences = [None if step is None else config.sequences(step) for step in steps]
+    limit = target.max_sequences or float("inf")
+    seeds = [s is not None and s <= limit for s in sequences]
+    return {
+        "metric": target.metric,
+        "met": sum(seeds) >= target.seeds * len(seeds) - 1e-9,
+        "values": evaluations[-1][target.metric],
+        "seeds": seeds,
+        "sequences": sequences,
+    }
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    finite = [v for v in values if v is not None]
+    if not finite:
+        return "not finite"
+    middle = number(statistics.median(finite))
+    if len(values) == 1:
+        return middle
+    lost = "" if len(finite) == len(values) else f", {len(values) - len(finite)} not finite"
+    return f"{middle} ({number(min(finite))} to {number(max(finite))}{lost})"
+
+
+def _goal(config: Config, verdict: dict | None, name: str) -> tuple[str, str, str]:
+    if verdict is None or verdict["metric"] != name or config.target is None:
+        return "", "", ""
+    goal = f"{config.target.direction} {config.target.value:g}"
+    if not verdict["seeds"]:
+        return goal, "met" if verdict["met"] else "MISSED", ""
+    known = [s for s in verdict["sequences"] if s is not None]
+    until = f"{statistics.median(known):,.0f} ({min(known):,} to {max(known):,})" if known else "never"
+    return goal, f"{sum(verdict['seeds'])} of {len(verdict['seeds'])}", until

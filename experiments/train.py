@@ -1,0 +1,284 @@
+"""Training: all seeds at once by vmap, many steps a dispatch, resumable to the bit.
+
+One jitted call runs up to `steps_per_call` steps of every seed on the device, data included, and the host fetches
+the losses of call k after it has dispatched call k + 1. Calls end where a step is a multiple of steps_per_call,
+evaluate_every or checkpoint_every: a function of the step alone, so a resumed run makes the calls of one that was
+never stopped.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import checkpoint
+from experiments.config import Config, ConfigError, Train, to_tables
+from experiments.model import ModelParams, SequenceModel, build
+from experiments.rundir import Lines, RunError, Stopped
+
+Array = jax.Array
+# What a seed's key is folded with: one stream of random numbers for each purpose.
+INIT, DATA, DROPOUT, STREAM = range(4)
+EVALUATION = 2**31 - 1  # folded into the base key, where the seeds count up from 0
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes; leading axis S (seeds) on all but the step.
+
+    carry: the LSTM's state between steps, () unless [train] stateful. stream: the task's own. step: [] int32,
+    updates done.
+    """
+
+    params: ModelParams
+    opt_state: Any
+    carry: Any
+    stream: Any
+    key: Array
+    step: Array
+
+
+class Trained(NamedTuple):
+    """What training hands back: the parameters [S, ...], and the steps and seconds that they took."""
+
+    params: ModelParams
+    step: int
+    seconds: float
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """Build the optimizer that `[optimizer]` describes."""
+    part = config.optimizer
+    rate = part.learning_rate
+    if part.schedule == "cosine":
+        rate = optax.cosine_decay_schedule(rate, config.train.steps)
+    make: dict[str, Callable[..., optax.GradientTransformation]] = {
+        "adam": optax.adam,
+        "adamw": functools.partial(optax.adamw, weight_decay=part.weight_decay),
+        "nadam": optax.nadam,
+        "rmsprop": optax.rmsprop,
+        "sgd": optax.sgd,
+    }
+    inner = make[part.name](rate)
+    return optax.chain(optax.clip_by_global_norm(part.clip), inner) if part.clip else inner
+
+
+def init(config: Config) -> TrainState:
+    """Draw the state of step 0 for all seeds; model s depends on (train.seed, s) alone."""
+    task, model, train = config.task, build(config), config.train
+
+    @jax.jit
+    @jax.vmap
+    def one(key):
+        params = model.init(jax.random.fold_in(key, INIT))
+        carry = model.initial_state(train.batch_size) if train.stateful else ()
+        stream = task.stream(jax.random.fold_in(key, STREAM), train.batch_size)
+        return params, optimizer(config).init(params), carry, stream
+
+    base = jax.random.key(train.seed)
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, jnp.arange(train.seeds))
+    return TrainState(*one(keys), key=keys, step=jnp.zeros((), jnp.int32))
+
+
+def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
+    """Build `call(state, end) -> (state, losses [steps_per_call, S])`, jitted, its state donated.
+
+    It runs the steps up to `end`. A step whose losses or new parameters are not finite is not taken and ends the
+    call, so the state is always the last good one; its row of losses is NaN.
+    """
+    one = jax.vmap(_step(config), in_axes=(0, 0, 0, 0, 0, None))
+
+    # A loop with a bound known at run time, where a scan has a fixed length: calls of every length are one program,
+    # so where calls end cannot change a digit.
+    def call(state: TrainState, end: Array) -> tuple[TrainState, Array]:
+        start = state.step
+
+        def going(loop):
+            state, _, good = loop
+            return good & (state.step < end)
+
+        def body(loop):
+            state, losses, _ = loop
+            with jax.named_scope("train_step"):
+                *new, loss = one(state.params, state.opt_state, state.carry, state.stream, state.key, state.step)
+            good = jnp.isfinite(loss).all()
+            for leaf in jax.tree.leaves(new[0]):
+                good &= jnp.isfinite(leaf).all()
+            new = TrainState(*new, key=state.key, step=state.step + 1)
+            kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+            losses = losses.at[state.step - start].set(jnp.where(good, loss, jnp.nan))
+            return kept, losses, good
+
+        losses = jnp.full((config.train.steps_per_call, config.train.seeds), jnp.nan, jnp.float32)
+        state, losses, _ = jax.lax.while_loop(going, body, (state, losses, jnp.asarray(True)))
+        return state, losses
+
+    return jax.jit(call, donate_argnums=0)
+
+
+def make_predict(config: Config) -> Callable[..., Array]:
+    """Build `predict(params, x, lengths=None) -> outputs [S, ...]`, jitted; every row from the zero state."""
+    model = build(config)
+
+    def predict(params: ModelParams, x: Array, lengths: Array | None = None) -> Array:
+        # One seed after the other: an evaluation set times all seeds is the largest array of a run.
+        return jax.lax.map(lambda p: _outputs(model, p, x, lengths), params)
+
+    return jax.jit(predict)
+
+
+def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
+    """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
+    task, model = config.task, build(config)
+    key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
+    batch = jax.jit(task.evaluation)(key)
+
+    def score(params, batch):
+        return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch.x, batch.lengths), batch), params)
+
+    return functools.partial(jax.jit(score), batch=batch)
+
+
+def check(config: Config, where: str) -> None:
+    """Raise, before anything is trained or written, where the target's metric cannot come.
+
+    Args:
+        config: the run.
+        where: the config file's name, for the message.
+    """
+    task, target, model = config.task, config.target, build(config)
+    if target is None or hasattr(task, "final"):
+        return
+
+    def score(key):
+        batch = task.evaluation(key)
+        return task.metrics(_outputs(model, model.init(key), batch.x, batch.lengths), batch)
+
+    metrics = tuple(jax.eval_shape(score, jax.random.key(0)))
+    if target.metric not in metrics:
+        raise ConfigError(f"{where}: [target] metric must be one of {', '.join(metrics)}, got {target.metric!r}")
+
+
+def call_ends(train: Train, start: int) -> Iterator[int]:
+    """Yield the steps at which the calls after step `start` end."""
+    step = start
+    while step < train.steps:
+        every = (train.steps_per_call, train.evaluate_every, train.checkpoint_every)
+        step = min([train.steps, *((step // n + 1) * n for n in every)])
+        yield step
+
+
+def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[float | None]]], None]) -> Trained:
+    """Train from the newest checkpoint, or from step 0, to train.steps; write metrics and checkpoints.
+
+    Args:
+        config: the run.
+        path: its directory, locked and prepared.
+        report: called with (step, mean loss, metrics so far) as losses come in.
+
+    Raises:
+        Stopped: a loss or a parameter is not finite; what was last good is saved.
+    """
+    train = config.train
+    began = time.monotonic()
+    state = init(config)
+    saved = checkpoint.latest(path / "checkpoints", state)
+    start, state = saved if saved is not None else (0, state)
+    metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
+    before = timing.last["seconds"] if timing.last else 0.0
+    evaluate, call = make_evaluate(config), make_call(config)
+    tables = to_tables(config)
+
+    def seconds() -> float:
+        return before + time.monotonic() - began
+
+    def save(step: int) -> None:
+        metrics.sync()
+        timing.append({"step": step, "seconds": round(seconds(), 3)})
+        checkpoint.save(path / "checkpoints", step, state, tables)
+
+    def log(first: int, end: int, losses: Array, scores: dict[str, Array]) -> None:
+        """Write the lines of one call; an evaluation belongs to its last step."""
+        values = np.asarray(losses)
+        found = {name: [_plain(v) for v in np.asarray(value)] for name, value in scores.items()}
+        for step in range(first + 1, end + 1):
+            row = values[step - first - 1]
+            if not np.isfinite(row).all():
+                save(step - 1)
+                raise Stopped(
+                    f"{path}: loss or parameters not finite at step {step}; the state of step {step - 1} is saved"
+                )
+            if step % train.log_every == 0 or step == train.steps or (step == end and found):
+                line = {
+                    "step": step,
+                    "loss": _plain(row.astype(np.float64).mean()),
+                    "losses": [*map(_plain, row)],
+                }
+                metrics.append(line | (found if step == end else {}))
+        report(end, float(values[end - first - 1].mean()), found)
+
+    try:
+        pending, first = None, start
+        for end in call_ends(train, start):
+            state, losses = call(state, end)
+            last = end == train.steps
+            scores = evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
+            if pending is not None:
+                log(*pending)
+            pending, first = (first, end, losses, scores), end
+            if last or end % train.checkpoint_every == 0:
+                log(*pending)  # the lines before the checkpoint that stands for them
+                pending = None
+                save(end)
+    finally:
+        metrics.close()
+        timing.close()
+    return Trained(state.params, max(start, train.steps), seconds())
+
+
+def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
+    """Read the parameters of a run's newest checkpoint.
+
+    Raises:
+        RunError: it has none.
+    """
+    saved = checkpoint.latest(path / "checkpoints", init(config))
+    if saved is None:
+        raise RunError(f"{path} holds no complete checkpoint; train it with --resume")
+    return saved[0], saved[1].params
+
+
+def _step(config: Config) -> Callable[..., tuple]:
+    """One step of one seed: draw, differentiate, update, constrain."""
+    task, model, update = config.task, build(config), optimizer(config).update
+    train = config.train
+
+    def step(params, opt_state, carry, stream, key, number):
+        data_key = jax.random.fold_in(jax.random.fold_in(key, DATA), number)
+        dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
+        stream, batch = task.sample(data_key, stream, train.batch_size)
+        before = jax.lax.stop_gradient(carry) if train.stateful else model.initial_state(train.batch_size)
+
+        def loss(params):
+            after, outputs, penalty = model.penalised(params, before, batch.x, batch.lengths, dropout_key)
+            return task.loss(outputs, batch) + penalty, after
+
+        (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        updates, opt_state = update(gradient, opt_state, params)
+        params = model.constrain(cast(ModelParams, optax.apply_updates(params, updates)))
+        return params, opt_state, after if train.stateful else (), stream, value
+
+    return step
+
+
+def _outputs(model: SequenceModel, params: ModelParams, x: Array, lengths: Array | None) -> Array:
+    return model.apply(params, model.initial_state(x.shape[0]), x, lengths)[1]
+
+
+def _plain(value: Any) -> float | None:
+    """A float32 as the shortest decimal that gives it back; JSON has no NaN, so that becomes null."""
+    return float(f"{value:.9g}") if np.isfinite(value) else None

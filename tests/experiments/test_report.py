@@ -1,0 +1,121 @@
+"""What a run leaves: verdicts over seeds, the table, the weights, a page that needs nothing else."""
+
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+from toy import run, write_config
+
+import jlstm
+from experiments import results, train
+from experiments.config import Target, load
+from experiments.model import build
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A finished run of the toy, with a target: (directory, config)."""
+    folder = tmp_path_factory.mktemp("report")
+    more = '[model.lstm]\nbias_initializer = {name = "Chrono", max_steps = 9}\n'
+    path = write_config(folder, more + '[target]\nmetric = "mse"\nvalue = 9.0\n')
+    assert run("train", path, "--out", folder / "out")[0] == 0
+    return folder / "out", load(path).base
+
+
+def evaluations(*rows):
+    return [{"step": 10 * (n + 1), "loss": 0.0, "losses": [], "mse": list(row)} for n, row in enumerate(rows)]
+
+
+def with_target(config, **changes):
+    import dataclasses
+
+    return dataclasses.replace(config, target=Target("mse", 0.5, **changes))
+
+
+def test_success_counts_from_the_evaluation_after_which_it_holds(done):
+    config = with_target(done[1])  # 2 seeds, 4 sequences a step
+    lines = evaluations((0.4, 0.9), (0.6, 0.4), (0.4, 0.3), (0.3, None))
+    assert [results.first_success(config, lines, seed) for seed in (0, 1)] == [30, None]
+    target = results.summarise(config, lines, {}, 1.0)["target"]
+    assert (target["met"], target["seeds"], target["sequences"]) == (False, [True, False], [120, None])
+
+
+@pytest.mark.parametrize(
+    ("changes", "met"),
+    [({}, False), ({"seeds": 0.5}, True), ({"seeds": 0.5, "max_sequences": 119}, False),
+     ({"seeds": 0.5, "max_sequences": 120}, True), ({"direction": "above", "seeds": 0.5}, True)],
+)  # fmt: skip
+def test_a_target_holds_a_share_of_the_seeds_to_value_and_sequences(done, changes, met):
+    lines = evaluations((0.6, 0.9), (0.6, 0.9), (0.4, 0.9))
+    config = with_target(done[1], **changes)
+    assert results.summarise(config, lines, {}, 1.0)["target"]["met"] is met
+
+
+def test_a_target_may_be_a_final_figure(done):
+    import dataclasses
+
+    config = dataclasses.replace(done[1], target=Target("ratio", 1.0))
+    summary = results.summarise(config, evaluations((1.0, 1.0)), {"ratio": 0.9, "MSE/a": 1.0, "MSE/b": 2.0}, 1.0)
+    assert summary["target"]["met"]
+    assert results.final_rows(summary) == [("", "a", "b"), ("MSE", "1", "2")]
+    assert not results.met({"": results.summarise(config, evaluations((1.0, 1.0)), {"ratio": 1.1}, 1.0)})
+
+
+def test_the_table_gives_median_range_baseline_rate_and_sequences(done):
+    config = with_target(done[1], seeds=0.5)
+    summary = results.summarise(config, evaluations((0.1, 0.3)), {}, 1.0)
+    assert results.rows({"": config}, {"": summary}) == [
+        ("", "mse", "0.2 (0.1 to 0.3)", "0.3333", "below 0.5", "2 of 2", "40 (40 to 40)")
+    ]
+    assert results.verdicts({"": config}, {"": summary}) == [
+        "target mse below 0.5 for 50% of the seeds: met (2 of 2 seeds)"
+    ]
+
+
+def test_the_weights_carry_their_spec_and_give_the_metrics(done):
+    out, config = done
+    with safetensors.safe_open(out / "model.safetensors", "np") as file:
+        names, about = list(file.keys()), file.metadata()
+        tensors = {name: file.get_tensor(name) for name in names}
+    assert sorted(names) == sorted(
+        ["lstm/kernel", "lstm/recurrent_kernel", "lstm/bias", "readout/kernel", "readout/bias"]
+    )
+    layer = jlstm.LSTM.from_dict(json.loads(about["spec"]))
+    assert layer == build(config).layer
+    like = train.init(config).params
+    leaves = [tensors[jax.tree_util.keystr(p, simple=True, separator="/")] for p, _ in jax.tree.leaves_with_path(like)]
+    params = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    np.testing.assert_array_equal(train.make_evaluate(config)(params)["mse"], np.float32(last["mse"]))
+
+
+def test_the_page_loads_nothing_and_says_everything(done):
+    page = (done[0] / "report.html").read_text()
+    assert set(re.findall(r"(?:src|href)\s*=\s*[\"']?(.{5})", page)) == {"data:"}
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "<script" not in page
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    for words in (
+        "The toy.",
+        "mse",
+        "units = 4",
+        "jaxlib",
+        "prefers-color-scheme: dark",
+        'name="viewport"',
+        "Training",
+    ):
+        assert words in page
+    assert page.count("<img ") == 1
+
+
+def test_text_of_a_config_cannot_become_markup(tmp_path):
+    path = write_config(tmp_path, steps=1)
+    path.write_text("# <script>alert(1)</script> & more\n" + path.read_text())
+    assert run("train", path, "--out", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page
