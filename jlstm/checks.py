@@ -209,7 +209,7 @@ def remat_every(value: Any, T: int) -> None:
 def float_dtype(name: str, value: Any) -> str:
     """Require a real floating dtype that this process can compute in, and return its name."""
     try:
-        dtype = jnp.dtype(value)
+        dtype = None if value is None else jnp.dtype(value)  # NumPy takes None for float64
     except TypeError:
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):

@@ -109,7 +109,7 @@ class Bidirectional:
         checks.instance("params", params, Directions)
         checks.instance("state", state, Directions)
         if reset is not None or reset_state is not None:
-            raise ValueError("reset must be None for Bidirectional: an episode has no meaning backwards")
+            raise ValueError("reset must be None for Bidirectional (an episode has no meaning backwards), got an array")
         keys = (None, None) if key is None else _split(key, 2)
         zeroed = {"zero_output_for_mask": self.return_sequences}
         forward = replace(self.forward, **zeroed)

@@ -233,7 +233,9 @@ class LSTM:
         state = checks.state(state, (B,), N, P)
         if reset is not None:
             if self.go_backwards:
-                raise ValueError("reset must be None with go_backwards=True: an episode has no meaning backwards")
+                raise ValueError(
+                    "reset must be None with go_backwards=True (an episode has no meaning then), got an array"
+                )
             reset = checks.array("reset", reset, "bool", (B, T))
         if reset_state is not None:
             reset_state = checks.state(reset_state, (B,), N, P, name="reset_state")
@@ -287,7 +289,7 @@ class LSTM:
             (2, 4)
         """
         if self.go_backwards:
-            raise ValueError("step must be of a layer with go_backwards=False: the last time step would come first")
+            raise ValueError("go_backwards must be False for step (the last time step would come first), got True")
         x_t = checks.array("x_t", x_t, "floating", ("B", "D"))
         x_t = checks.computed_in(x_t, self.dtype)
         B, D = x_t.shape

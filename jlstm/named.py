@@ -268,7 +268,18 @@ CLASSES: dict[str, type] = {
 
 def activation(name: str, value: Activation) -> Callable[[Array], Array]:
     """The function behind an activation option; `name` is what an error calls it."""
-    return _resolve(name, value, ACTIVATIONS)
+    function = _resolve(name, value, ACTIVATIONS)
+    if isinstance(value, str):
+        return function
+
+    def checked(z):
+        result = function(z)
+        if jnp.shape(result) != z.shape:
+            expected, got = list(z.shape), list(jnp.shape(result))
+            raise ValueError(f"{name} must return an array of the shape given, {expected}, got {got}")
+        return result
+
+    return checked
 
 
 def initializer(name: str, value: Initializer) -> Callable[[Array, Sequence[int], Any], Array]:

@@ -74,18 +74,19 @@ def lstm_scan(
     if mask is not None:
         mask = checks.array("mask", mask, "bool", (T,))
         xs = jnp.where(mask[:, None], xs, 0)  # before the arithmetic: a `where` after it back-propagates NaN
+    fresh = None
     if reset is not None:
         reset = checks.array("reset", reset, "bool", (T,))
         if reverse:
             raise ValueError("reset must be None with reverse=True (an episode has no meaning backwards), got an array")
+        fresh = jax.tree.map(jnp.zeros_like, state) if reset_state is None else reset_state
+        fresh = checks.state(fresh, (), N, P, name="reset_state")
     elif reset_state is not None:
         raise ValueError("reset_state must be None without reset, got a state")
-    fresh = jax.tree.map(jnp.zeros_like, state) if reset_state is None else reset_state
-    fresh = checks.state(fresh, (), N, P, name="reset_state")
 
     def step(state, inputs):
         x, keep, restart = inputs
-        if restart is not None:
+        if fresh is not None:
             state = _where(restart, fresh, state)
         new, _ = lstm_cell(
             params,
@@ -122,13 +123,19 @@ def _scan_in_chunks(step: Callable, state: Any, inputs: Any, T: int, k: int, rev
 
     # prevent_cse is for remat outside of a loop; inside one it only blocks fusion
     chunk = jax.checkpoint(chunk, prevent_cse=False)
+
+    def run(state, first, last, k):
+        cut = jax.tree.map(lambda a: a[first:last].reshape((last - first) // k, k, *a.shape[1:]), inputs)
+        state, hs = lax.scan(chunk, state, cut, reverse=reverse)
+        return state, hs.reshape(last - first, *hs.shape[2:])
+
     whole = T // k * k
-    chunks = jax.tree.map(lambda a: a[:whole].reshape(T // k, k, *a.shape[1:]), inputs)
-    rest = jax.tree.map(lambda a: a[whole:], inputs)
+    if whole in (0, T):
+        return run(state, 0, T, max(min(k, T), 1))
     if reverse:
-        state, rest_hs = chunk(state, rest)
-        state, hs = lax.scan(chunk, state, chunks, reverse=True)
+        state, rest = run(state, whole, T, T - whole)
+        state, hs = run(state, 0, whole, k)
     else:
-        state, hs = lax.scan(chunk, state, chunks)
-        state, rest_hs = chunk(state, rest)
-    return state, jnp.concatenate([hs.reshape(whole, *hs.shape[2:]), rest_hs])
+        state, hs = run(state, 0, whole, k)
+        state, rest = run(state, whole, T, T - whole)
+    return state, jnp.concatenate([hs, rest])

@@ -53,6 +53,9 @@ def from_dict(data: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
     for key in arguments:
         if key not in fields:
             raise ValueError(f"a field of {name} must be one of {', '.join(fields)}, got {key!r}")
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in arguments:
+            raise ValueError(f"{field.name} must be given for {name}, got nothing")
     return cls(**{key: _rich(value, classes) for key, value in arguments.items()})
 
 

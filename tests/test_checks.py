@@ -254,8 +254,15 @@ WRONG = {
     "step backwards": (
         step(LSTM(N, go_backwards=True)),
         ValueError,
-        "step must be of a layer with go_backwards=False",
-        "",
+        "go_backwards must be False for step",
+        "True",
+    ),
+    # --- activations
+    "a regularizer for an activation": (
+        apply(LSTM(N, activation=jlstm.L2())),
+        ValueError,
+        "activation must return an array of the shape given",
+        "[]",
     ),
     "step of a Bidirectional": (
         step(BIDIRECTIONAL),
@@ -757,7 +764,7 @@ WRONG = {
         "units must be a positive integer",
         "'3'",
     ),
-    "a field left out": (read({"name": "LSTM"}), TypeError, "units must be given for LSTM", "nothing"),
+    "a field left out": (read({"name": "LSTM"}), ValueError, "units must be given for LSTM", "nothing"),
     "a class where the field takes another": (
         read({"name": "LSTM", "units": 3, "variant": {"name": "L2"}}),
         TypeError,
@@ -796,7 +803,7 @@ def test_remat_every_needs_a_number_of_steps():
     (t,) = jax.export.symbolic_shape("t")
     x = jax.ShapeDtypeStruct((B, t, D), "float32")
     layer = LSTM(N, remat_every=2)
-    with pytest.raises(ValueError, match=r"^remat_every must be None where .* is symbolic, got 2$"):
+    with pytest.raises(ValueError, match=r"^remat_every must be None where .* is symbolic, got 2"):
         jax.export.export(jax.jit(lambda x: layer.apply(PARAMS, STATE, x)))(x)
 
 

@@ -123,14 +123,17 @@ def test_apply_gives_finite_numbers_that_depend_on_all_it_is_given(layer):
 
 @every_spec
 def test_step_and_reset_follow_apply_or_raise(layer):
-    params, state = init(layer, jax.random.key(0)), layer.initial_state(B)
+    state = layer.initial_state(B)
     x, reset = cases.array(cases.inputs(1, B, T, D)), jnp.array([[False, True, False], [False, False, True]])
     if goes_backwards(layer):
+        drawn = jax.eval_shape(lambda: layer.init(jax.random.key(0), D))
+        params = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), drawn)
         with pytest.raises(ValueError, match=r"^step must be of a layer"):
             layer.step(params, state, x[:, 0])
         with pytest.raises(ValueError, match=r"^reset must be None"):
             layer.apply(params, state, x, reset=reset)
         return
+    params = init(layer, jax.random.key(0))
     expected_state, expected = apply(layer, params, state, x, {"reset": reset})
     step = jax.jit(layer.step)
     ys = []
