@@ -73,7 +73,8 @@ def lstm_cell(
             c, h = _variant_gates(params, z, c, σ, φ, variant)
         if params.projection is not None:
             h = _product(h.astype(x.dtype), params.projection, None, wide)
-    return LSTMState(h=h.astype(state.h.dtype), c=c.astype(state.c.dtype)), h.astype(x.dtype)
+    h = h.astype(state.h.dtype)  # the output is the h that the state keeps: a masked step has no other
+    return LSTMState(h=h, c=c.astype(state.c.dtype)), h.astype(x.dtype)
 
 
 def _variant_gates(params, z, c, σ, φ, variant):

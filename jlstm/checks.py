@@ -29,33 +29,47 @@ def boolean(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {show(value)}")
 
 
-def positive_int(name: str, value: Any) -> None:
-    """Require an integer of at least 1; a bool is no integer here."""
+def positive_int(name: str, value: Any) -> int:
+    """Require an integer of at least 1 (a bool is no integer here), and return it as a Python int."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be a positive integer, got {show(value)}")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value}")
+    return int(value)
 
 
-def number(name: str, value: Any, expected: str, ok: Callable[[float], bool]) -> None:
-    """Require a real number for which `ok` holds; `expected` says it in words."""
+def number(name: str, value: Any, expected: str, ok: Callable[[float], bool]) -> float:
+    """Require a real number for which `ok` holds, as `expected` says in words, and return it as a Python float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {expected}, got {show(value)}")
     if not ok(float(value)):
         raise ValueError(f"{name} must be {expected}, got {value}")
+    return float(value)
 
 
-def numbers_of(value: Any) -> None:
-    """Require finite numbers in the fields of a dataclass that are declared as float."""
+def numbers_of(value: Any, *at_least_0: str) -> None:
+    """Require finite numbers in the float fields of a dataclass, those named at least 0, and make them Python's."""
     for field in dataclasses.fields(value):
         if field.type in (float, "float"):
-            name = f"{type(value).__name__}.{field.name}"
-            number(name, getattr(value, field.name), "a finite number", math.isfinite)
+            name, got = f"{type(value).__name__}.{field.name}", getattr(value, field.name)
+            if field.name in at_least_0:
+                got = number(name, got, "a finite number of at least 0", lambda v: 0 <= v < math.inf)
+            else:
+                got = number(name, got, "a finite number", math.isfinite)
+            object.__setattr__(value, field.name, got)
 
 
-def rate(name: str, value: Any) -> None:
+def axes_of(value: Any) -> None:
+    """Require an integer or a tuple of them in the field `axis` of a dataclass; a list becomes a tuple."""
+    axis = tuple(value.axis) if isinstance(value.axis, list) else value.axis
+    if not all(isinstance(a, int) and not isinstance(a, bool) for a in (axis if isinstance(axis, tuple) else (axis,))):
+        raise TypeError(f"{type(value).__name__}.axis must be an integer or a tuple of integers, got {show(axis)}")
+    object.__setattr__(value, "axis", axis)
+
+
+def rate(name: str, value: Any) -> float:
     """Require a dropout rate; exactly 1 would drop everything, and Keras silently drops nothing then."""
-    number(name, value, "a number in [0, 1)", lambda v: 0 <= v < 1)
+    return number(name, value, "a number in [0, 1)", lambda v: 0 <= v < 1)
 
 
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -148,16 +162,20 @@ def state(value: Any, batch: Sequence[int | str], N: int, P: int, *, name: str =
     return LSTMState(h=h, c=array(f"{name}.c", value.c, "floating", (*batch, N)))
 
 
-def sequence_inputs(x: Any, mask: Any, lengths: Any, dtype: str | None) -> tuple[jax.Array, jax.Array | None]:
-    """Require x [B, T, D] and at most one of mask [B, T] and lengths [B]; return x in its dtype, and the mask."""
-    x = computed_in(array("x", x, "floating", ("B", "T", "D")), dtype)
+def sequence_inputs(x: Any, D: int, mask: Any, lengths: Any, dtype: str | None) -> tuple[jax.Array, jax.Array | None]:
+    """Require x [B, T, D] and at most one of mask [B, T] and lengths [B]; return x in its dtype, and the mask.
+
+    Lengths outside of [0, T] raise where they are NumPy's; on a device nobody looks, and they act as 0 or T.
+    """
+    x = computed_in(array("x", x, "floating", ("B", "T", D)), dtype)
     B, T, _ = x.shape
     if lengths is not None:
         if mask is not None:
             raise ValueError("mask must be None together with lengths, got both")
-        if isinstance(lengths, np.ndarray) and lengths.size and not (lengths.min() >= 0 and lengths.max() <= T):
-            raise ValueError(f"lengths must be in [0, {T}], got {lengths.min()} to {lengths.max()}")
-        lengths = array("lengths", lengths, "integer", (B,))
+        on_host = isinstance(lengths, np.ndarray) and isinstance(T, int) and lengths.size
+        given, lengths = lengths, array("lengths", lengths, "integer", (B,))
+        if on_host and not (given.min() >= 0 and given.max() <= T):
+            raise ValueError(f"lengths must be in [0, {T}], got {given.min()} to {given.max()}")
         mask = jnp.arange(T)[None, :] < lengths[:, None].astype(jnp.int32)
     elif mask is not None:
         mask = array("mask", mask, "bool", (B, T))
@@ -182,39 +200,39 @@ def size(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be an integer of at least 0, got {value}")
 
 
-def key(value: Any) -> None:
+def key(value: Any, *, optional: bool = True) -> None:
     """Require one jax.random key, of the new style or the old."""
     ok = isinstance(value, (jax.Array, np.ndarray)) and (
         (jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ())
         or (value.dtype == jnp.uint32 and len(value.shape) == 1)
     )
     if not ok:
-        raise TypeError(f"key must be one jax.random.key or None, got {show(value)}")
+        raise TypeError(f"key must be one jax.random.key{' or None' if optional else ''}, got {show(value)}")
 
 
-def unroll(value: Any) -> None:
-    """Require a number of steps, or a bool."""
-    if not isinstance(value, bool):
-        positive_int("unroll", value)
+def unroll(value: Any) -> bool | int:
+    """Require a number of steps, or a bool; 1 is False, so that specs that mean the same are equal."""
+    if isinstance(value, bool):
+        return value
+    return False if positive_int("unroll", value) == 1 else int(value)
 
 
-def remat_every(value: Any, T: int) -> None:
-    """Require a number of steps or None; chunks cannot be cut from a symbolic number of time steps."""
-    if value is not None:
-        positive_int("remat_every", value)
-        if not isinstance(T, int):
-            raise ValueError(f"remat_every must be None where the number of time steps is symbolic, got {value}")
+def known_steps(name: str, value: Any, T: Any) -> None:
+    """Require a concrete number of time steps for an option that cuts them into pieces."""
+    if value not in (None, False, 1) and not isinstance(T, int):
+        raise ValueError(f"{name} must be left out where the number of time steps is symbolic, got {value}")
 
 
 def float_dtype(name: str, value: Any) -> str:
-    """Require a real floating dtype that this process can compute in, and return its name."""
+    """Require one of the four floating dtypes that an LSTM computes in, and return its name."""
+    allowed = ("float16", "bfloat16", "float32", "float64")
     try:
-        dtype = None if value is None else jnp.dtype(value)  # NumPy takes None for float64
+        dtype = None if value is None else jnp.dtype(value).name  # NumPy takes None for float64
     except TypeError:
         dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be a real floating dtype such as 'float32', got {show(value)}")
-    return dtype.name
+    if dtype not in allowed:
+        raise TypeError(f"{name} must be one of the dtypes {', '.join(allowed)}, got {show(value)}")
+    return dtype
 
 
 def enabled_dtype(name: str, dtype: str) -> None:

@@ -13,7 +13,6 @@ from jlstm import checks, spec
 from jlstm.dropout import dropout_mask
 from jlstm.layers import LSTM
 from jlstm.types import Directions
-from jlstm.variant import Variant
 
 
 @dataclass(frozen=True, repr=False)
@@ -25,7 +24,7 @@ class Bidirectional:
 
     Args:
         forward: an LSTM that goes forwards.
-        backward: an LSTM that goes backwards; None means `forward` with go_backwards=True.
+        backward: an LSTM that goes backwards; None means `forward` with go_backwards=True, and the field holds that.
         merge_mode: "concat", "sum", "mul", "ave", or None for the pair of both outputs.
 
     Raises:
@@ -77,7 +76,7 @@ class Bidirectional:
 
     def init(self, key: jax.Array, input_size: int) -> Directions:
         """Draw the weights of both directions; as LSTM.init."""
-        checks.key(key)
+        checks.key(key, optional=False)
         forward_key, backward_key = jax.random.split(key)
         return Directions(self.forward.init(forward_key, input_size), self.backward.init(backward_key, input_size))
 
@@ -108,8 +107,12 @@ class Bidirectional:
         """
         checks.instance("params", params, Directions)
         checks.instance("state", state, Directions)
-        if reset is not None or reset_state is not None:
-            raise ValueError("reset must be None for Bidirectional (an episode has no meaning backwards), got an array")
+        for name, value in (("reset", reset), ("reset_state", reset_state)):
+            if value is not None:
+                got = checks.show(value)
+                raise ValueError(
+                    f"{name} must be None for Bidirectional (an episode has no meaning backwards), got {got}"
+                )
         keys = (None, None) if key is None else _split(key, 2)
         zeroed = {"zero_output_for_mask": self.return_sequences}
         forward = replace(self.forward, **zeroed)
@@ -119,7 +122,7 @@ class Bidirectional:
         backward_state, y_back = backward.apply(params.backward, state.backward, x, key=keys[1], **options)
         return Directions(forward_state, backward_state), self._merge(y, y_back)
 
-    def step(self, params: Directions, state: Directions, x_t: jax.Array, **options: Any) -> Any:
+    def step(self, params: Directions, state: Directions, x_t: jax.Array, *, reset: Any = None, key: Any = None) -> Any:
         """Raise: the backward direction reads the last time step first."""
         raise ValueError("step must be of a layer that goes forwards only, got Bidirectional")
 
@@ -135,16 +138,20 @@ class Bidirectional:
             ValueError: the outputs were merged by sum, mul or ave, from which they cannot be told apart.
         """
         if self.merge_mode == "concat":
+            y = checks.array("y", y, "floating", self._output_shape(y))
             N = self.forward.output_size
             y = y[..., :N], y[..., N:]
-        elif self.merge_mode is not None:
+        elif self.merge_mode is None:
+            if not isinstance(y, tuple) or len(y) != 2:
+                raise TypeError(f"y must be the pair of outputs that merge_mode=None gives, got {checks.show(y)}")
+        else:
             for name, layer in (("forward", self.forward), ("backward", self.backward)):
                 if layer.activity_regularizer is not None:
                     raise ValueError(
                         f"{name}.activity_regularizer must be None with merge_mode={self.merge_mode!r}, whose outputs "
                         f"no longer tell the directions apart, got {layer.activity_regularizer!r}"
                     )
-            return jnp.zeros((), y.dtype)
+            return jnp.zeros((), checks.array("y", y, "floating", self._output_shape(y)).dtype)
         return self.forward.activity_penalty(y[0]) + self.backward.activity_penalty(y[1])
 
     def constrain(self, params: Directions) -> Directions:
@@ -159,11 +166,12 @@ class Bidirectional:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what to_dict wrote; the entry "name" may be left out here."""
-        return spec.from_dict(
-            {"name": "Bidirectional", **data}, {"Bidirectional": cls, "LSTM": LSTM, "Variant": Variant}
-        )
+        return spec.from_dict(data, (cls,), (LSTM,))
 
     __repr__ = spec.call_repr
+
+    def _output_shape(self, y: Any) -> tuple[str | int, ...]:
+        return (*("B", "T")[: 2 if len(getattr(y, "shape", ())) == 3 else 1], self.output_size)
 
     def _merge(self, y: jax.Array, y_back: jax.Array) -> Any:
         merges: dict[str | None, Callable[[jax.Array, jax.Array], Any]] = {
@@ -212,7 +220,7 @@ class Stack:
         for n, layer in enumerate(self.layers[:-1]):
             if not layer.return_sequences:
                 raise ValueError(f"layers[{n}].return_sequences must be True below another layer, got False")
-            if _returns_pair(layer):
+            if isinstance(last := _last(layer), Bidirectional) and last.merge_mode is None:
                 raise ValueError(f"layers[{n}].merge_mode must not be None below another layer, got None")
         checks.rate("dropout", self.dropout)
 
@@ -228,7 +236,7 @@ class Stack:
 
     def init(self, key: jax.Array, input_size: int) -> tuple[Any, ...]:
         """Draw the weights of every layer; as LSTM.init."""
-        checks.key(key)
+        checks.key(key, optional=False)
         sizes = [input_size, *(layer.output_size for layer in self.layers[:-1])]
         keys = jax.random.split(key, len(self.layers))
         return tuple(layer.init(k, size) for layer, k, size in zip(self.layers, keys, sizes, strict=True))
@@ -298,7 +306,8 @@ class Stack:
         for n, layer in enumerate(self.layers[:-1]):
             if _regularizes_activity(layer):
                 raise ValueError(
-                    f"layers[{n}].activity_regularizer must be None below another layer, whose outputs y does not hold"
+                    f"layers[{n}].activity_regularizer must be None below another layer, whose outputs are not in y, "
+                    f"got {layer!r}"
                 )
         return self.layers[-1].activity_penalty(y)
 
@@ -314,7 +323,7 @@ class Stack:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read what to_dict wrote; the entry "name" may be left out here."""
-        return _read({"name": "Stack", **data}, cls)
+        return spec.from_dict(data, (cls,), (LSTM, Bidirectional, Stack))
 
     __repr__ = spec.call_repr
 
@@ -325,7 +334,8 @@ class Stack:
 
     def _check_order(self) -> None:
         for n, layer in enumerate(self.layers[:-1]):
-            if isinstance(layer, LSTM) and layer.go_backwards and not layer.keep_order:
+            last = _last(layer)
+            if isinstance(last, LSTM) and last.go_backwards and not last.keep_order:
                 raise ValueError(
                     f"layers[{n}].keep_order must be True below another layer with mask or lengths, which are in the "
                     "order of the input while its outputs are in the order of processing, got False"
@@ -353,13 +363,8 @@ def from_dict(data: Mapping[str, Any]) -> LSTM | Bidirectional | Stack:
         >>> jlstm.from_dict(json.loads(json.dumps(layer.to_dict()))) == layer
         True
     """
-    return _read(data, LSTM, Bidirectional, Stack)
-
-
-def _read(data: Mapping[str, Any], *allowed: type) -> Any:
-    """Read a spec of one of the allowed classes; what it holds may be of any."""
-    spec.check_name(data, allowed)
-    return spec.from_dict(data, {c.__name__: c for c in (LSTM, Bidirectional, Stack, Variant)})
+    layers = (LSTM, Bidirectional, Stack)
+    return spec.from_dict(data, layers, layers)
 
 
 def _split(key: jax.Array, n: int) -> jax.Array:
@@ -367,11 +372,9 @@ def _split(key: jax.Array, n: int) -> jax.Array:
     return jax.random.split(key, n)
 
 
-def _returns_pair(layer: Any) -> bool:
-    last = layer.layers[-1] if isinstance(layer, Stack) else layer
-    return (
-        _returns_pair(last) if isinstance(last, Stack) else isinstance(last, Bidirectional) and last.merge_mode is None
-    )
+def _last(layer: Any) -> Any:
+    """The LSTM or Bidirectional whose outputs a layer returns."""
+    return _last(layer.layers[-1]) if isinstance(layer, Stack) else layer
 
 
 def _regularizes_activity(layer: Any) -> bool:

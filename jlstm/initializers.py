@@ -50,7 +50,8 @@ class RandomNormal:
     mean: float = 0.0
     stddev: float = 0.05
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "stddev")
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         return self.mean + self.stddev * jax.random.normal(key, shape, dtype)
@@ -63,7 +64,8 @@ class TruncatedNormal:
     mean: float = 0.0
     stddev: float = 0.05
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "stddev")
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         return self.mean + self.stddev * jax.random.truncated_normal(key, -2, 2, shape, dtype)
@@ -93,7 +95,7 @@ class TorchUniform:
     units: int
 
     def __post_init__(self):
-        checks.positive_int("TorchUniform.units", self.units)
+        object.__setattr__(self, "units", checks.positive_int("TorchUniform.units", self.units))
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
         limit = 1 / math.sqrt(self.units)
@@ -169,7 +171,7 @@ class Chrono:
     max_steps: int
 
     def __post_init__(self):
-        checks.positive_int("Chrono.max_steps", self.max_steps)
+        object.__setattr__(self, "max_steps", checks.positive_int("Chrono.max_steps", self.max_steps))
         if self.max_steps < 3:
             raise ValueError(f"Chrono.max_steps must be at least 3, got {self.max_steps}")
 
@@ -177,7 +179,8 @@ class Chrono:
         if len(shape) != 1 or shape[0] % 4:
             raise ValueError(f"Chrono must initialise a bias [4N], got shape [{', '.join(map(str, shape))}]")
         units = shape[0] // 4
-        forget = jnp.log(jax.random.uniform(key, (units,), dtype, 1, self.max_steps - 1))
+        wide = wider_dtype(dtype, "float32")  # 16 bits hold neither many steps nor many values
+        forget = jnp.log(jax.random.uniform(key, (units,), wide, 1, self.max_steps - 1)).astype(dtype)
         return jnp.concatenate([-forget, forget, jnp.zeros(2 * units, dtype)])
 
 
@@ -197,6 +200,11 @@ INITIALIZERS: dict[str, Callable[[Array, Sequence[int], Any], Array]] = {
     "variance_scaling": VarianceScaling(),
     "orthogonal": Orthogonal(),
     "identity": Identity(),
+    # Keras's other names for the same
+    "zero": Zeros(),
+    "one": Ones(),
+    "normal": RandomNormal(),
+    "uniform": RandomUniform(),
 }
 
 CLASSES = (

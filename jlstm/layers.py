@@ -99,8 +99,8 @@ class LSTM:
     variant: Variant = Variant()
 
     def __post_init__(self):
-        checks.positive_int("units", self.units)
-        object.__setattr__(self, "units", int(self.units))  # a NumPy integer would not be plain data
+        # The checks return Python's numbers: NumPy's would not be plain data.
+        object.__setattr__(self, "units", checks.positive_int("units", self.units))
         for name in ("activation", "recurrent_activation"):
             if getattr(self, name) is None:  # Keras's way to say linear
                 object.__setattr__(self, name, "linear")
@@ -115,15 +115,15 @@ class LSTM:
                 named.constraint(name, getattr(self, name))
         for name in _BOOLEANS:
             checks.boolean(name, getattr(self, name))
-        checks.rate("dropout", self.dropout)
-        checks.rate("recurrent_dropout", self.recurrent_dropout)
+        object.__setattr__(self, "dropout", checks.rate("dropout", self.dropout))
+        object.__setattr__(self, "recurrent_dropout", checks.rate("recurrent_dropout", self.recurrent_dropout))
         checks.one_of("implementation", self.implementation, (1, 2))
-        checks.unroll(self.unroll)
+        object.__setattr__(self, "unroll", checks.unroll(self.unroll))
         if self.dtype is not None:
             object.__setattr__(self, "dtype", checks.float_dtype("dtype", self.dtype))
         object.__setattr__(self, "param_dtype", checks.float_dtype("param_dtype", self.param_dtype))
         if self.remat_every is not None:
-            checks.positive_int("remat_every", self.remat_every)
+            object.__setattr__(self, "remat_every", checks.positive_int("remat_every", self.remat_every))
         checks.one_of("backend", self.backend, ("auto", "xla"))
         checks.instance("variant", self.variant, Variant)
 
@@ -148,7 +148,7 @@ class LSTM:
             >>> jlstm.LSTM(2).init(jax.random.key(0), input_size=3).bias
             Array([0., 0., 1., 1., 0., 0., 0., 0.], dtype=float32)
         """
-        checks.key(key)
+        checks.key(key, optional=False)
         checks.positive_int("input_size", input_size)
         checks.enabled_dtype("param_dtype", self.param_dtype)
         N, P, dtype = self.units, self.output_size, self.param_dtype
@@ -226,10 +226,10 @@ class LSTM:
         Raises:
             TypeError, ValueError: a wrong type, dtype, shape or combination; always while tracing.
         """
-        x, mask = checks.sequence_inputs(x, mask, lengths, self.dtype)
-        B, T, D = x.shape
+        D = self._check_params(params)
+        x, mask = checks.sequence_inputs(x, D, mask, lengths, self.dtype)
+        B, T, _ = x.shape
         N, P = self.units, self.output_size
-        checks.params(params, D, N, P, use_bias=self.use_bias, variant=self.variant)
         state = checks.state(state, (B,), N, P)
         if reset is not None:
             if self.go_backwards:
@@ -290,12 +290,10 @@ class LSTM:
         """
         if self.go_backwards:
             raise ValueError("go_backwards must be False for step (the last time step would come first), got True")
-        x_t = checks.array("x_t", x_t, "floating", ("B", "D"))
-        x_t = checks.computed_in(x_t, self.dtype)
-        B, D = x_t.shape
-        N, P = self.units, self.output_size
-        checks.params(params, D, N, P, use_bias=self.use_bias, variant=self.variant)
-        state = checks.state(state, (B,), N, P)
+        D = self._check_params(params)
+        x_t = checks.computed_in(checks.array("x_t", x_t, "floating", ("B", D)), self.dtype)
+        B = x_t.shape[0]
+        state = checks.state(state, (B,), self.units, self.output_size)
         if reset is not None:
             reset = checks.array("reset", reset, "bool", (B,))
             state = jax.tree.map(lambda a: jnp.where(reset[:, None], 0, a), state)
@@ -314,10 +312,12 @@ class LSTM:
             >>> layer.penalty(layer.init(jax.random.key(0), input_size=3))  # two forget biases of 1, times 0.01
             Array(0.02, dtype=float32)
         """
-        checks.instance("params", params, LSTMParams)
-        total = jnp.zeros((), params.kernel.dtype)
+        self._check_params(params)
+        total = jnp.zeros((), wider_dtype(self.param_dtype, "float32"))
         for option, weight in self._options_of_weights(params, "regularizer"):
-            total = total + named.regularizer(option, getattr(self, option))(getattr(params, weight))
+            total = total + named.regularizer(option, getattr(self, option))(getattr(params, weight)).astype(
+                total.dtype
+            )
         return total
 
     def activity_penalty(self, y: jax.Array) -> jax.Array:
@@ -334,7 +334,7 @@ class LSTM:
 
     def constrain(self, params: LSTMParams) -> LSTMParams:
         """Project the weights onto the three constraints; to be called after the optimizer's update."""
-        checks.instance("params", params, LSTMParams)
+        self._check_params(params)
         constrained = {
             weight: named.constraint(option, getattr(self, option))(getattr(params, weight))
             for option, weight in self._options_of_weights(params, "constraint")
@@ -358,7 +358,7 @@ class LSTM:
             >>> jlstm.LSTM.from_dict({"units": 8, "bias_initializer": {"name": "Chrono", "max_steps": 100}})
             LSTM(8, bias_initializer=Chrono(max_steps=100))
         """
-        return spec.from_dict({"name": "LSTM", **data}, {"LSTM": cls, "Variant": Variant})
+        return spec.from_dict(data, (cls,))
 
     __repr__ = spec.call_repr
 
@@ -369,6 +369,11 @@ class LSTM:
             "recurrent_activation": self.recurrent_activation,
             "variant": self.variant,
         }
+
+    def _check_params(self, params: LSTMParams) -> int:
+        """Require the params of this layer, and return their input width D."""
+        checks.params(params, "D", self.units, self.output_size, use_bias=self.use_bias, variant=self.variant)
+        return params.kernel.shape[0]
 
     def _options_of_weights(self, params: LSTMParams, kind: str) -> list[tuple[str, str]]:
         """The options of a kind ("regularizer", "constraint") that are set, each with the weight that it concerns."""
@@ -390,8 +395,10 @@ class LSTM:
         zeroed = mask if self.zero_output_for_mask else None
         if not self.return_sequences:
             y = state.h.astype(hs.dtype)  # the state is kept at masked steps, so this is the last valid output
-            if zeroed is None or hs.shape[1] == 0:
+            if zeroed is None:
                 return y
+            if hs.shape[1] == 0:  # no step is a valid one
+                return jnp.zeros_like(y)
             last = zeroed[:, 0] if self.go_backwards else zeroed[:, -1]
             return jnp.where(last[:, None], y, 0)
         if zeroed is not None:

@@ -127,7 +127,8 @@ class L1:
 
     l1: float = 0.01
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "l1")
 
     def __call__(self, w: Array) -> Array:
         return self.l1 * jnp.sum(jnp.abs(w))
@@ -139,7 +140,8 @@ class L2:
 
     l2: float = 0.01
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "l2")
 
     def __call__(self, w: Array) -> Array:
         return self.l2 * jnp.sum(jnp.square(w))
@@ -152,7 +154,8 @@ class L1L2:
     l1: float = 0.0
     l2: float = 0.0
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "l1", "l2")
 
     def __call__(self, w: Array) -> Array:
         return L1(self.l1)(w) + L2(self.l2)(w)
@@ -184,6 +187,7 @@ REGULARIZERS: dict[str, Callable[[Array], Array]] = {
     "l1": L1(),
     "l2": L2(),
     "l1_l2": L1L2(),
+    "l1l2": L1L2(),
     "orthogonal_regularizer": OrthogonalRegularizer(),
 }
 
@@ -198,7 +202,9 @@ class MaxNorm:
     max_value: float = 2.0
     axis: Axis = 0
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "max_value")
+        checks.axes_of(self)
 
     def __call__(self, w: Array) -> Array:
         norms = _norms(w, self.axis)
@@ -219,6 +225,9 @@ class UnitNorm:
 
     axis: Axis = 0
 
+    def __post_init__(self):
+        checks.axes_of(self)
+
     def __call__(self, w: Array) -> Array:
         return w / (EPSILON + _norms(w, self.axis))
 
@@ -232,7 +241,9 @@ class MinMaxNorm:
     rate: float = 1.0
     axis: Axis = 0
 
-    __post_init__ = checks.numbers_of
+    def __post_init__(self):
+        checks.numbers_of(self, "min_value", "max_value")
+        checks.axes_of(self)
 
     def __call__(self, w: Array) -> Array:
         norms = _norms(w, self.axis)
@@ -254,50 +265,37 @@ CONSTRAINTS: dict[str, Callable[[Array], Array]] = {
 
 # --- by name, by value, or callable --------------------------------------------------------------------------------
 
+_ACTIVATION_CLASSES = (HardSigmoid, LeakyReLU, ELU)
+_REGULARIZER_CLASSES = (L1, L2, L1L2, OrthogonalRegularizer)
+_CONSTRAINT_CLASSES = (MaxNorm, NonNeg, UnitNorm, MinMaxNorm)
+
 # What to_dict writes by class name and from_dict reads.
 CLASSES: dict[str, type] = {
-    c.__name__: c
-    for c in (
-        *(HardSigmoid, LeakyReLU, ELU),
-        *initializers.CLASSES,
-        *(L1, L2, L1L2, OrthogonalRegularizer),
-        *(MaxNorm, NonNeg, UnitNorm, MinMaxNorm),
-    )
+    c.__name__: c for c in _ACTIVATION_CLASSES + initializers.CLASSES + _REGULARIZER_CLASSES + _CONSTRAINT_CLASSES
 }
 
 
 def activation(name: str, value: Activation) -> Callable[[Array], Array]:
     """The function behind an activation option; `name` is what an error calls it."""
-    function = _resolve(name, value, ACTIVATIONS)
-    if isinstance(value, str):
-        return function
-
-    def checked(z):
-        result = function(z)
-        if jnp.shape(result) != z.shape:
-            expected, got = list(z.shape), list(jnp.shape(result))
-            raise ValueError(f"{name} must return an array of the shape given, {expected}, got {got}")
-        return result
-
-    return checked
+    return _shaped(name, _resolve(name, value, ACTIVATIONS, _ACTIVATION_CLASSES), lambda z: z.shape)
 
 
 def initializer(name: str, value: Initializer) -> Callable[[Array, Sequence[int], Any], Array]:
     """The function behind an initializer option."""
-    return _resolve(name, value, INITIALIZERS)
+    return _resolve(name, value, INITIALIZERS, initializers.CLASSES)
 
 
 def regularizer(name: str, value: Regularizer) -> Callable[[Array], Array]:
     """The function behind a regularizer option."""
-    return _resolve(name, value, REGULARIZERS)
+    return _shaped(name, _resolve(name, value, REGULARIZERS, _REGULARIZER_CLASSES), lambda w: ())
 
 
 def constraint(name: str, value: Constraint) -> Callable[[Array], Array]:
     """The function behind a constraint option."""
-    return _resolve(name, value, CONSTRAINTS)
+    return _shaped(name, _resolve(name, value, CONSTRAINTS, _CONSTRAINT_CLASSES), lambda w: w.shape)
 
 
-def _resolve(name: str, value: Any, table: dict[str, Any]) -> Any:
+def _resolve(name: str, value: Any, table: dict[str, Any], classes: tuple[type, ...]) -> Any:
     if isinstance(value, str):
         if value not in table:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, table))} or a callable, got {value!r}")
@@ -308,4 +306,20 @@ def _resolve(name: str, value: Any, table: dict[str, Any]) -> Any:
         )
     if not callable(value):
         raise TypeError(f"{name} must be a name or a callable, got {checks.show(value)}")
+    if isinstance(value, tuple(CLASSES.values())) and not isinstance(value, classes):
+        allowed = ", ".join(c.__name__ for c in classes)
+        raise TypeError(f"{name} must be a name, one of {allowed}, or a callable, got {checks.show(value)}")
     return value
+
+
+def _shaped(name: str, function: Callable[[Array], Array], shape_of: Callable[[Array], tuple[int, ...]]):
+    """The function, with a check that its result has the shape that it must have."""
+
+    def checked(array):
+        result = function(array)
+        if jnp.shape(result) != shape_of(array):
+            expected, got = list(shape_of(array)), list(jnp.shape(result))
+            raise ValueError(f"{name} must return an array of shape {expected}, got {got}")
+        return result
+
+    return checked

@@ -29,11 +29,12 @@ def lstm_scan(
     variant: Variant = Variant(),
     dropout_masks: DropoutMasks = DropoutMasks(),
 ) -> tuple[LSTMState, jax.Array]:
-    """Run `lstm_cell` over the time steps of one example. A batch is `jax.vmap(lstm_scan, in_axes=(None, 0, 0))`.
+    """Run `lstm_cell` over the time steps of one example. A batch is `jax.vmap(lstm_scan, in_axes=(None, 0, 0))`,
+    with `functools.partial` for options such as reverse=True, which vmap would take for arrays.
 
     Before step t the state is replaced where reset[t]; the step then advances it where mask[t], and keeps it
     elsewhere. hs[t] is h after step t. What xs holds at masked steps, NaN included, reaches neither values nor
-    gradients.
+    gradients; at the other steps xs must be finite for the gradients to be.
 
     Args:
         params: LSTMParams; cast to the dtype of xs.
@@ -69,8 +70,11 @@ def lstm_scan(
     xs = checks.array("xs", xs, "floating", ("T", D))
     T = xs.shape[0]
     checks.boolean("reverse", reverse)
-    checks.unroll(unroll)
-    checks.remat_every(remat_every, T)
+    unroll = checks.unroll(unroll) or 1
+    if remat_every is not None:
+        remat_every = checks.positive_int("remat_every", remat_every)
+    checks.known_steps("unroll", unroll, T)
+    checks.known_steps("remat_every", remat_every, T)
     if mask is not None:
         mask = checks.array("mask", mask, "bool", (T,))
         xs = jnp.where(mask[:, None], xs, 0)  # before the arithmetic: a `where` after it back-propagates NaN

@@ -1,7 +1,7 @@
 """Specs as text and as plain data: the call that makes them, and the dict that TOML and JSON hold."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jlstm import named
@@ -35,36 +35,32 @@ def to_dict(spec: Any) -> dict[str, Any]:
     return {"name": type(spec).__name__} | {name: value for name, value in fields.items() if value is not None}
 
 
-def from_dict(data: Mapping[str, Any], classes: Mapping[str, type]) -> Any:
+def from_dict(data: Any, allowed: Sequence[type], inner: Sequence[type] = ()) -> Any:
     """Read what to_dict wrote.
 
     Args:
-        data: the dict; its entry "name" says what it makes.
-        classes: the classes that may come out, by name.
+        data: the dict; its entry "name" says what it makes, and may be left out where one class alone is allowed.
+        allowed: the classes that may come out.
+        inner: the classes of specs that its fields may hold.
 
     Raises:
-        ValueError: an unknown class or field, named with what is allowed.
+        TypeError: not a mapping, or a field holds a wrong type.
+        ValueError: an unknown class or field, named with what is allowed; a field missing; a wrong value.
     """
-    check_name(data, classes.values())
-    name = data["name"]
-    cls = classes[name]
-    fields = [f.name for f in dataclasses.fields(cls)]
-    arguments = {key: value for key, value in data.items() if key != "name"}
-    for key in arguments:
-        if key not in fields:
+    if not isinstance(data, Mapping):
+        raise TypeError(f"a spec must be a mapping with an entry 'name', got {data!r}")
+    by_name = {c.__name__: c for c in allowed}
+    name = data.get("name", next(iter(by_name)) if len(by_name) == 1 else None)
+    if not isinstance(name, str) or name not in by_name:
+        raise ValueError(f"name must be one of {', '.join(map(repr, by_name))}, got {name!r}")
+    fields = {f.name: f for f in dataclasses.fields(by_name[name])}
+    for key in data:
+        if key != "name" and key not in fields:
             raise ValueError(f"a field of {name} must be one of {', '.join(fields)}, got {key!r}")
-    for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.name not in arguments:
-            raise ValueError(f"{field.name} must be given for {name}, got nothing")
-    return cls(**{key: _rich(value, classes) for key, value in arguments.items()})
-
-
-def check_name(data: Any, classes: Iterable[type]) -> None:
-    """Require a mapping whose entry "name" is that of one of the classes."""
-    name = data.get("name") if isinstance(data, Mapping) else data
-    names = [c.__name__ for c in classes]
-    if not isinstance(data, Mapping) or name not in names:
-        raise ValueError(f"name must be one of {', '.join(map(repr, names))}, got {name!r}")
+    for key, field in fields.items():
+        if field.default is dataclasses.MISSING and key not in data:
+            raise ValueError(f"{key} must be given for {name}, got nothing")
+    return by_name[name](**{key: _rich(data[key], field, inner) for key, field in fields.items() if key in data})
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:
@@ -81,9 +77,11 @@ def _plain(name: str, value: Any) -> Any:
     raise TypeError(f"{name} must be a name or a value of one of jlstm's classes to be written down, got {value!r}")
 
 
-def _rich(value: Any, classes: Mapping[str, type]) -> Any:
+def _rich(value: Any, field: dataclasses.Field, inner: Sequence[type]) -> Any:
     if isinstance(value, Mapping):
-        return from_dict(value, {**classes, **named.CLASSES})
+        if dataclasses.is_dataclass(field.default):  # it can be but one thing
+            return from_dict(value, (type(field.default),))
+        return from_dict(value, (*inner, *named.CLASSES.values()), inner)
     if isinstance(value, (list, tuple)):
-        return tuple(_rich(v, classes) for v in value)
+        return tuple(_rich(v, field, inner) for v in value)
     return value

@@ -44,11 +44,10 @@ class Variant:
         checks.boolean("variant.peephole", self.peephole)
         checks.one_of("variant.coupled", self.coupled, (None, "input", "forget"))
         if self.projection is not None:
-            checks.positive_int("variant.projection", self.projection)
+            object.__setattr__(self, "projection", checks.positive_int("variant.projection", self.projection))
         if self.preact_clip is not None:
-            checks.number(
-                "variant.preact_clip", self.preact_clip, "a finite number above 0", lambda v: 0 < v < math.inf
-            )
+            clip = checks.number("variant.preact_clip", self.preact_clip, "a finite number above 0", _above_0)
+            object.__setattr__(self, "preact_clip", clip)
         if self.output_activation is not None:
             named.activation("variant.output_activation", self.output_activation)
         checks.boolean("variant.forget_gate", self.forget_gate)
@@ -56,3 +55,7 @@ class Variant:
             raise ValueError(f"variant.coupled must be None without a forget gate, got {self.coupled!r}")
 
     __repr__ = call_repr
+
+
+def _above_0(value: float) -> bool:
+    return 0 < value < math.inf

@@ -68,25 +68,30 @@ def read(data, cls=jlstm):
     return lambda: cls.from_dict(data)
 
 
+def order_lost():
+    """A stack whose nested lower stack returns its outputs in the order of processing."""
+    return Stack((Stack((LSTM(N, go_backwards=True, return_sequences=True),)), LSTM(N)))
+
+
 # every message: `<name> must ..., got ...`
 FORMAT = re.compile(r"^[\w.\[\] ']+ must .+, got .+", re.DOTALL)
 
 # name of the case: (call, type, start of the message up to `, got`, what came)
 WRONG = {
     # --- x
-    "x of rank 2": (apply(x=X[0]), ValueError, "x must have shape [B, T, D]", "[4, 3]"),
-    "x of rank 4": (apply(x=X[None]), ValueError, "x must have shape [B, T, D]", "[1, 2, 4, 3]"),
+    "x of rank 2": (apply(x=X[0]), ValueError, "x must have shape [B, T, 3]", "[4, 3]"),
+    "x of rank 4": (apply(x=X[None]), ValueError, "x must have shape [B, T, 3]", "[1, 2, 4, 3]"),
     "x too wide": (
         apply(x=np.zeros((B, T, D + 1), "float32")),
         ValueError,
-        "params.kernel must have shape [4, 8]",
-        "[3, 8]",
+        "x must have shape [B, T, 3]",
+        "[2, 4, 4]",
     ),
     "x of integers": (apply(x=X.astype("int32")), TypeError, "x must be a real floating array", "int32"),
     "x complex": (apply(x=X.astype("complex64")), TypeError, "x must be a real floating array", "complex64"),
     "x bool": (apply(x=X.astype(bool)), TypeError, "x must be a real floating array", "bool"),
-    "x a list": (apply(x=[[[0.0]]]), TypeError, "x must be a real floating array of shape [B, T, D]", "[[[0.0]]]"),
-    "x None": (apply(x=None), TypeError, "x must be a real floating array of shape [B, T, D]", "None"),
+    "x a list": (apply(x=[[[0.0]]]), TypeError, "x must be a real floating array of shape [B, T, 3]", "[[[0.0]]]"),
+    "x None": (apply(x=None), TypeError, "x must be a real floating array of shape [B, T, 3]", "None"),
     "x of another batch": (apply(x=X[:1]), ValueError, "state.h must have shape [1, 2]", "[2, 2]"),
     # --- mask and lengths
     "mask of floats": (apply(mask=MASK.astype("float32")), TypeError, "mask must be a bool array", "float32"),
@@ -183,7 +188,7 @@ WRONG = {
         "params.projection must be None without Variant(projection=P)",
         "float32[2, 1]",
     ),
-    "kernel of other units": (apply(LSTM(3)), ValueError, "params.kernel must have shape [3, 12]", "[3, 8]"),
+    "kernel of other units": (apply(LSTM(3)), ValueError, "params.kernel must have shape [D, 12]", "[3, 8]"),
     "recurrent_kernel transposed": (
         apply(params=without(PARAMS, recurrent_kernel=PARAMS.recurrent_kernel.T)),
         ValueError,
@@ -243,11 +248,11 @@ WRONG = {
         "key must be one jax.random.key or None",
         "True",
     ),
-    "init without a key": (lambda: LAYER.init(0, 3), TypeError, "key must be one jax.random.key or None", "0"),
+    "init without a key": (lambda: LAYER.init(0, 3), TypeError, "key must be one jax.random.key", "0"),
     "init of a Stack without a key": (
         lambda: STACK.init(0, 3),
         TypeError,
-        "key must be one jax.random.key or None",
+        "key must be one jax.random.key",
         "0",
     ),
     # --- step
@@ -257,20 +262,75 @@ WRONG = {
         "go_backwards must be False for step",
         "True",
     ),
-    # --- activations
+    # --- options of another kind, and functions whose result has another shape
     "a regularizer for an activation": (
-        apply(LSTM(N, activation=jlstm.L2())),
+        made(LSTM, N, activation=jlstm.L2()),
+        TypeError,
+        "activation must be a name, one of HardSigmoid",
+        "L2(l2=0.01)",
+    ),
+    "a regularizer for a constraint": (
+        made(LSTM, N, kernel_constraint=jlstm.L2()),
+        TypeError,
+        "kernel_constraint must be a name, one of MaxNorm",
+        "L2(l2=0.01)",
+    ),
+    "an activation that reduces": (
+        apply(LSTM(N, activation=jnp.sum)),
         ValueError,
-        "activation must return an array of the shape given",
+        "activation must return an array of shape",
         "[]",
     ),
+    "a constraint that reduces": (
+        lambda: LSTM(N, kernel_constraint=jnp.sum).constrain(PARAMS),
+        ValueError,
+        "kernel_constraint must return an array of shape",
+        "[]",
+    ),
+    "a regularizer that does not reduce": (
+        lambda: LSTM(N, kernel_regularizer=jnp.abs).penalty(PARAMS),
+        ValueError,
+        "kernel_regularizer must return an array of shape []",
+        "",
+    ),
+    "params of another layer to penalty": (
+        lambda: LSTM(N + 1, kernel_regularizer="l2").penalty(PARAMS),
+        ValueError,
+        "params.kernel must have shape",
+        "",
+    ),
+    "params of another layer to constrain": (
+        lambda: LSTM(N + 1, kernel_constraint="non_neg").constrain(PARAMS),
+        ValueError,
+        "params.kernel must have shape",
+        "",
+    ),
+    "a negative norm": (made(jlstm.MaxNorm, -1.0), ValueError, "MaxNorm.max_value must be a finite number", "-1.0"),
+    "a negative factor": (made(jlstm.L2, -1.0), ValueError, "L2.l2 must be a finite number of at least 0", "-1.0"),
+    "an axis that is none": (made(jlstm.MaxNorm, 1.0, "a"), TypeError, "MaxNorm.axis must be an integer or", "'a'"),
+    "a dtype of eight bits": (
+        made(LSTM, N, dtype="float8_e4m3fn"),
+        TypeError,
+        "dtype must be one of the dtypes float16, bfloat16, float32, float64",
+        "'float8_e4m3fn'",
+    ),
+    "no key for init": (lambda: LAYER.init(None, 2), TypeError, "key must be one jax.random.key", "None"),
+    "a nested layer that leaves its outputs turned round": (
+        lambda: order_lost().apply(
+            order_lost().init(jax.random.key(0), D), order_lost().initial_state(B), X, mask=MASK
+        ),
+        ValueError,
+        "layers[0].keep_order must be True",
+        "False",
+    ),
+    "a spec that is no mapping": (read("LSTM"), TypeError, "a spec must be a mapping with an entry 'name'", "'LSTM'"),
     "step of a Bidirectional": (
         step(BIDIRECTIONAL),
         ValueError,
         "step must be of a layer that goes forwards only",
         "Bidirectional",
     ),
-    "step over a sequence": (step(x_t=X), ValueError, "x_t must have shape [B, D]", "[2, 4, 3]"),
+    "step over a sequence": (step(x_t=X), ValueError, "x_t must have shape [B, 3]", "[2, 4, 3]"),
     "step of integers": (step(x_t=X[:, 0].astype(int)), TypeError, "x_t must be a real floating array", "int64"),
     "step with a reset of a sequence": (step(reset=MASK), ValueError, "reset must have shape [2]", "[2, 4]"),
     "step with a reset of floats": (step(reset=MASK[:, 0] * 1.0), TypeError, "reset must be a bool array", "float64"),
@@ -294,7 +354,7 @@ WRONG = {
     "state dtype of integers": (
         lambda: LAYER.initial_state(2, "int32"),
         TypeError,
-        "dtype must be a real floating dtype such as 'float32'",
+        "dtype must be one of the dtypes float16, bfloat16, float32, float64",
         "'int32'",
     ),
     "state of float64 without x64": (
@@ -430,25 +490,25 @@ WRONG = {
     "dtype int32": (
         made(LSTM, 2, dtype="int32"),
         TypeError,
-        "dtype must be a real floating dtype such as 'float32'",
+        "dtype must be one of the dtypes float16, bfloat16, float32, float64",
         "'int32'",
     ),
     "dtype complex64": (
         made(LSTM, 2, dtype="complex64"),
         TypeError,
-        "dtype must be a real floating dtype such as 'float32'",
+        "dtype must be one of the dtypes float16, bfloat16, float32, float64",
         "'complex64'",
     ),
     "param_dtype unknown": (
         made(LSTM, 2, param_dtype="floaty"),
         TypeError,
-        "param_dtype must be a real floating dtype such as 'float32'",
+        "param_dtype must be one of the dtypes float16, bfloat16, float32, float64",
         "'floaty'",
     ),
     "param_dtype None": (
         made(LSTM, 2, param_dtype=None),
         TypeError,
-        "param_dtype must be a real floating dtype such as 'float32'",
+        "param_dtype must be one of the dtypes float16, bfloat16, float32, float64",
         "None",
     ),
     "backend unknown": (made(LSTM, 2, backend="gpu"), ValueError, "backend must be one of 'auto', 'xla'", "'gpu'"),
@@ -727,7 +787,6 @@ WRONG = {
         "'GRU'",
     ),
     "no class": (read({"units": 3}), ValueError, "name must be one of 'LSTM', 'Bidirectional', 'Stack'", "None"),
-    "no dict": (read("LSTM"), ValueError, "name must be one of 'LSTM', 'Bidirectional', 'Stack'", "'LSTM'"),
     "a class that is no layer": (
         read({"name": "Variant"}),
         ValueError,
@@ -767,9 +826,9 @@ WRONG = {
     "a field left out": (read({"name": "LSTM"}), ValueError, "units must be given for LSTM", "nothing"),
     "a class where the field takes another": (
         read({"name": "LSTM", "units": 3, "variant": {"name": "L2"}}),
-        TypeError,
-        "variant must be Variant",
-        "L2(l2=0.01)",
+        ValueError,
+        "name must be one of 'Variant'",
+        "'L2'",
     ),
 }
 
@@ -803,7 +862,7 @@ def test_remat_every_needs_a_number_of_steps():
     (t,) = jax.export.symbolic_shape("t")
     x = jax.ShapeDtypeStruct((B, t, D), "float32")
     layer = LSTM(N, remat_every=2)
-    with pytest.raises(ValueError, match=r"^remat_every must be None where .* is symbolic, got 2"):
+    with pytest.raises(ValueError, match=r"^remat_every must be left out where .* is symbolic, got 2"):
         jax.export.export(jax.jit(lambda x: layer.apply(PARAMS, STATE, x)))(x)
 
 

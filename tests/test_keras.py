@@ -15,8 +15,12 @@ from keras_peer import keras_fixture  # noqa: F401  # the fixture `keras`
 from jlstm import named
 
 # Few shapes (B, T, D, N), so that an example costs the compilation of two small programs.
-SHAPES = ((3, 4, 4, 3), (2, 5, 1, 4), (4, 1, 3, 2))
-MASKS = ("none", "none", "lengths", "lengths", "right-padded", "holes", "starting False", "all-False row", "all False")
+SHAPES = ((3, 4, 4, 3), (3, 4, 4, 3), (2, 5, 1, 4), (2, 5, 1, 4), (4, 1, 3, 2))
+MASKS = (
+    ("none",) * 3
+    + ("lengths",) * 3
+    + ("right-padded", "holes", "holes", "starting False", "all-False row", "all False")
+)
 SHARED_ACTIVATIONS = tuple(name for name in named.ACTIVATIONS if name != "hard_sigmoid_keras2")
 # Activations without a bound feed on themselves over time; smaller weights keep them in a range where float32 says
 # something, and a negative bias keeps the exponential small.
@@ -62,75 +66,75 @@ def record(request):
 
 
 # --- drawing a configuration ---------------------------------------------------------------------------------------
+# Hypothesis draws the seed of a generator that makes all choices. Left to make them itself it repeats choices and
+# leans to simple ones: of 40 examples none was a plain layer that goes backwards and returns sequences.
 
 
-@st.composite
-def arguments(draw, units, *, sequences, top=True):
-    """Keras's arguments of one LSTM, but for its direction."""
-    optional = {
-        "activation": st.sampled_from(SHARED_ACTIVATIONS),
-        "recurrent_activation": st.sampled_from(SHARED_ACTIVATIONS),
-        "use_bias": st.booleans(),
-        "kernel_initializer": st.sampled_from(INITIALIZERS),
-        "recurrent_initializer": st.sampled_from(INITIALIZERS),
-        "bias_initializer": st.sampled_from(INITIALIZERS),
-        "unit_forget_bias": st.booleans(),
-        "kernel_regularizer": st.sampled_from((None, *named.REGULARIZERS)),
-        "recurrent_regularizer": st.sampled_from((None, *named.REGULARIZERS)),
-        "bias_regularizer": st.sampled_from((None, "l1", "l2", "l1_l2")),
-        "kernel_constraint": st.sampled_from((None, *named.CONSTRAINTS)),
-        "recurrent_constraint": st.sampled_from((None, *named.CONSTRAINTS)),
-        "bias_constraint": st.sampled_from((None, *named.CONSTRAINTS)),
-        "dropout": st.sampled_from((0.0, 0.3)),
-        "recurrent_dropout": st.sampled_from((0.0, 0.4)),
-        "implementation": st.sampled_from((1, 2)),
-        "zero_output_for_mask": st.booleans(),
-        "dtype": st.sampled_from((None, "float32")),
+def arguments(rng, units, *, sequences, top=True):
+    """Keras's arguments of one LSTM, but for its direction; about half of them are left to their defaults."""
+    choices = {
+        "activation": SHARED_ACTIVATIONS,
+        "recurrent_activation": SHARED_ACTIVATIONS,
+        "use_bias": (True, False),
+        "kernel_initializer": INITIALIZERS,
+        "recurrent_initializer": INITIALIZERS,
+        "bias_initializer": INITIALIZERS,
+        "unit_forget_bias": (True, False),
+        "kernel_regularizer": (None, *named.REGULARIZERS),
+        "recurrent_regularizer": (None, *named.REGULARIZERS),
+        "bias_regularizer": (None, "l1", "l2", "l1_l2"),
+        "kernel_constraint": (None, *named.CONSTRAINTS),
+        "recurrent_constraint": (None, *named.CONSTRAINTS),
+        "bias_constraint": (None, *named.CONSTRAINTS),
+        "dropout": (0.0, 0.3),
+        "recurrent_dropout": (0.0, 0.4),
+        "implementation": (1, 2),
+        "zero_output_for_mask": (True, False),
+        "dtype": (None, "float32"),
     }
     if top:
-        optional["activity_regularizer"] = st.sampled_from((None, "l1", "l2"))
-    return {"units": units, "return_sequences": sequences, **draw(st.fixed_dictionaries({}, optional=optional))}
+        choices["activity_regularizer"] = (None, "l1", "l2")
+    drawn = {name: rng.choice(values) for name, values in choices.items() if rng.random() < 0.5}
+    return {"units": units, "return_sequences": sequences, **drawn}
 
 
-@st.composite
-def plain(draw, units, *, mask, sequences=None, top=True):
+def plain(rng, units, *, mask, sequences=None, top=True):
     """One LSTM, as tests/keras_peer.py describes it."""
-    sequences = draw(st.booleans()) if sequences is None else sequences
-    made = draw(arguments(units, sequences=sequences, top=top))
-    made["unroll"] = draw(st.sampled_from((False, False, True, 2)))
-    made["go_backwards"] = draw(st.booleans())
+    sequences = rng.random() < 0.6 if sequences is None else sequences
+    made = arguments(rng, units, sequences=sequences, top=top)
+    made["unroll"] = rng.choice((False, False, True, 2))
+    made["go_backwards"] = rng.random() < 0.5
     # Below another layer a mask wants the outputs in the order of the input.
-    made["keep_order"] = True if mask and not top else draw(st.booleans())
+    made["keep_order"] = (mask and not top) or rng.random() < 0.25
     return made
 
 
-@st.composite
-def bidirectional(draw, units, *, mask, sequences=None, top=True):
+def bidirectional(rng, units, *, mask, sequences=None, top=True):
     """One Bidirectional; the backward layer a copy, or one of its own."""
-    sequences = draw(st.booleans()) if sequences is None else sequences
-    merge_mode = draw(st.sampled_from(("concat", "sum", "mul", "ave") + ((None,) if top else ())))
+    sequences = rng.random() < 0.6 if sequences is None else sequences
+    merge_mode = rng.choice(("concat", "sum", "mul", "ave") + ((None,) if top else ()))
     regularized = top and merge_mode in ("concat", None)  # of a merged output ours raises: it cannot be taken apart
-    forward = draw(arguments(units, sequences=sequences, top=regularized))
+    forward = arguments(rng, units, sequences=sequences, top=regularized)
     backward = None
-    if draw(st.booleans()):
-        other = units + 1 if merge_mode in ("concat", None) and draw(st.booleans()) else units
-        backward = draw(arguments(other, sequences=sequences, top=regularized))
+    if rng.random() < 0.5:
+        other = units + rng.choice((0, 1)) if merge_mode in ("concat", None) else units
+        backward = arguments(rng, other, sequences=sequences, top=regularized)
     return {"bidirectional": forward, "backward": backward, "merge_mode": merge_mode}
 
 
-@st.composite
-def stacked(draw, units, *, mask):
+def stacked(rng, units, *, mask):
     """Two layers, either of them an LSTM or a Bidirectional."""
-    below = st.one_of(*(kind(units, mask=mask, sequences=True, top=False) for kind in (plain, bidirectional)))
-    return [draw(below), draw(st.one_of(*(kind(units + 1, mask=mask) for kind in (plain, bidirectional))))]
+    below = rng.choice((plain, bidirectional))(rng, units, mask=mask, sequences=True, top=False)
+    return [below, rng.choice((plain, bidirectional))(rng, units + 1, mask=mask)]
 
 
 @st.composite
 def configurations(draw, kind):
     """Everything about one comparison: layer, shapes, mask, state, the seed of all numbers."""
-    B, T, D, N = draw(st.sampled_from(SHAPES))
-    mask = draw(st.sampled_from(MASKS))
-    layer = draw(kind(N, mask=mask != "none"))
+    rng = draw(st.randoms(use_true_random=True))
+    B, T, D, N = rng.choice(SHAPES)
+    mask = rng.choice(MASKS)
+    layer = kind(rng, N, mask=mask != "none")
     if D == 1:  # Keras's orthogonal regularizer of a matrix of one row is 0 / 0; ours is 0
         for a in leaves(layer):
             if a.get("kernel_regularizer") == "orthogonal_regularizer":
@@ -139,9 +143,9 @@ def configurations(draw, kind):
         "layer": layer,
         "shape": (B, T, D),
         "mask": mask,
-        "state": draw(st.booleans()),
-        "keras unrolled": draw(st.booleans()),
-        "seed": draw(st.integers(0, 2**16)),
+        "state": rng.random() < 0.7,
+        "keras unrolled": rng.random() < 0.3,
+        "seed": rng.randrange(2**16),
     }
 
 
@@ -219,7 +223,7 @@ def compare(keras, record, configuration):
     rng = np.random.default_rng(configuration["seed"])
     mask, lengths = drawn_mask(configuration["mask"], B, T, rng)
     names = {a.get(k, "tanh") for a in leaves(description) for k in ("activation", "recurrent_activation")}
-    scale = 0.15 if names & UNBOUNDED else 0.7
+    scale = 0.25 if names & UNBOUNDED else 0.7
     spec = kp.ours(description)
     params, state = kp.arrays(spec, D, B, configuration["seed"], scale, -2.0 if "exponential" in names else 0.0)
     if not configuration["state"]:

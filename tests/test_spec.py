@@ -168,11 +168,13 @@ def test_every_class_of_an_option_round_trips():
         value = cls(**needs.get(name, {}))
         field = next(
             field
-            for field, module in (
-                ("bias_initializer", "jlstm.initializers"),
-                ("activation", "jlstm.named"),
+            for field, classes in (
+                ("bias_initializer", named.initializers.CLASSES),
+                ("activation", (named.HardSigmoid, named.LeakyReLU, named.ELU)),
+                ("kernel_regularizer", (named.L1, named.L2, named.L1L2, named.OrthogonalRegularizer)),
+                ("kernel_constraint", (named.MaxNorm, named.NonNeg, named.UnitNorm, named.MinMaxNorm)),
             )
-            if cls.__module__ == module
+            if cls in classes
         )
         layer = LSTM(2, **{field: value})
         assert jlstm.from_dict(json.loads(json.dumps(layer.to_dict()))) == layer
@@ -298,7 +300,8 @@ def test_options_are_keywords_except_the_first():
         (LSTM(3), "LSTM(3)"),
         (LSTM(units=3, return_sequences=True), "LSTM(3, return_sequences=True)"),
         (LSTM(3, activation=None), "LSTM(3, activation='linear')"),
-        (LSTM(3, unroll=1), "LSTM(3, unroll=1)"),  # 1 is not False, and True is not 1
+        (LSTM(3, unroll=1), "LSTM(3)"),  # one step at a time is not to unroll
+        (LSTM(3, unroll=True), "LSTM(3, unroll=True)"),
         (LSTM(3, variant=Variant(projection=2)), "LSTM(3, variant=Variant(projection=2))"),
         (
             Stack((Bidirectional(LSTM(3, return_sequences=True), merge_mode="sum"), LSTM(2)), dropout=0.1),
