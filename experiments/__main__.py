@@ -1,24 +1,26 @@
 """The command line: `python -m experiments train CONFIG`, `evaluate RUN_DIR`, `report RUN_DIR`.
 
 Exit status: 0 done; 1 a target was missed under --check; 2 the arguments, the config or the directory cannot be used;
-3 a run stopped before its end; 130 interrupted.
+3 a run stopped before its end; 4 a mistake of ours, with its traceback; 130 interrupted.
 """
 
 import argparse
 import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
+from experiments import checkpoint, progress, report, results, rundir, train
 from experiments import config as configs
-from experiments import progress, report, results, rundir, train
 from experiments.config import Config, ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
 
-OK, MISSED, UNUSABLE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 130
+OK, MISSED, UNUSABLE, STOPPED, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, STOPPED)
     except RunError as error:
         return _fail(error, UNUSABLE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say no more at the exit
+        return _fail("stdout was closed; the same command with --resume goes on from the last checkpoint", STOPPED)
+    except Exception:
+        traceback.print_exc()
+        return CRASHED
     except KeyboardInterrupt:
         return _fail("interrupted; the same command with --resume goes on from the last checkpoint", INTERRUPTED)
 
@@ -44,7 +52,7 @@ def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     for config in experiment.cases.values() or [experiment.base]:
         train.check(config, options.config)
     path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
-    console = Console()
+    console = Console(markup=False)
     with rundir.clear_errors(path), rundir.locked(path):
         resuming = options.resume and rundir.is_run(path)
         rundir.prepare(path, experiment, options.resume, options.overwrite)
@@ -75,7 +83,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
             lines = [*earlier, {"step": step, "loss": None, "losses": None, **scores}]
             found[name], described[name] = results.summarise(config, lines, final, 0.0), config
     steps = ", ".join(sorted({f"{summary['steps']:,}" for summary in found.values()}))
-    _print(Console(), described, found, f"{experiment.name}, evaluated at step {steps}")
+    _print(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
     return OK
 
 
@@ -86,9 +94,12 @@ def report_command(options: argparse.Namespace) -> int:
     sections = {}
     with rundir.clear_errors(path), rundir.locked(path):
         for name, config, folder in runs(experiment, path):
+            if name and not checkpoint.steps(folder / "checkpoints"):
+                print(f"{folder} has no checkpoint yet and is left out", file=sys.stderr)
+                continue
             step, params = train.restore(config, folder)
             timing = rundir.read_lines(folder / "timing.jsonl", step)
-            sections[name] = report.finish(config, folder, params, timing[-1]["seconds"] if timing else 0.0)
+            sections[name] = report.finish(config, folder, params, step, timing[-1]["seconds"] if timing else 0.0)
             if name:
                 _own_page(folder, name, config, sections[name])
         page = report.write_page(path, experiment, sections)
@@ -104,9 +115,9 @@ def runs(experiment: Experiment, path: Path) -> list[tuple[str, Config, Path]]:
 
 
 def _train_one(config: Config, folder: Path, name: str, console: Console) -> report.Section:
-    with progress.shown(console, name, config.train.steps) as show:
+    with progress.shown(console, name, config.train.steps, config.target) as show:
         done = train.run(config, folder, show)
-    return report.finish(config, folder, done.params, done.seconds)
+    return report.finish(config, folder, done.params, done.step, done.seconds)
 
 
 @contextlib.contextmanager
@@ -137,6 +148,7 @@ def _conclude(
 
 def _print(console: Console, described: Mapping[str, Config], summaries: Mapping[str, dict], title: str) -> None:
     console.print(results.table(described, summaries, title))
+    console.print(results.scale(described, summaries), highlight=False, soft_wrap=True)
     for summary in summaries.values():
         if (final := results.final_table(summary)) is not None:
             console.print(final)

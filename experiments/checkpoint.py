@@ -5,11 +5,11 @@ leaves either the whole or nothing. A digest over the arrays guards against what
 part of a file. What fails it is passed over for the one before.
 """
 
-import contextlib
 import errno
 import hashlib
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,8 @@ KEEP = 2  # the newest, and one to fall back on
 NAME = "{:010d}"
 T = TypeVar("T")
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells each step of each save
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax tells each step of each save; what fails is raised
+logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
 def save(folder: Path, step: int, state: Any, config: dict[str, Any]) -> None:
@@ -54,9 +55,13 @@ def save(folder: Path, step: int, state: Any, config: dict[str, Any]) -> None:
         text = " ".join(str(error).split())
         number = getattr(error, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(t in text for t in _FULL_TEXTS):
-            raise Stopped(f"disk full: no checkpoint at step {step}; {folder.parent} keeps the one before") from error
+            before = [s for s in steps(folder) if s != step]
+            kept = f"keeps that of step {before[0]}" if before else "holds none yet"
+            raise Stopped(f"disk full: no checkpoint at step {step}; {folder.parent} {kept}") from error
         raise Stopped(f"cannot save the checkpoint of step {step}: {text[:300]}") from error
-    for old in _steps(folder)[KEEP:]:
+    # What stands behind this step is of a run that was cut back here, because it could not be read.
+    kept = [found for found in steps(folder) if found <= step][:KEEP]
+    for old in set(steps(folder)) - set(kept):
         shutil.rmtree(folder / NAME.format(old), ignore_errors=True)
 
 
@@ -71,8 +76,8 @@ def latest(folder: Path, like: T) -> tuple[int, T] | None:
         (step, state), or None where there is no complete checkpoint.
     """
     template = _flatten(like)
-    for step in _steps(folder):
-        with contextlib.suppress(Exception):  # whatever a damaged one raises, the next may be good
+    for step in steps(folder):
+        try:
             with _checkpointer() as reader:
                 found = reader.restore(
                     (folder / NAME.format(step)).resolve(),
@@ -81,7 +86,18 @@ def latest(folder: Path, like: T) -> tuple[int, T] | None:
             arrays = {name: np.asarray(value) for name, value in found["state"].items()}
             if found["about"]["digest"] == _digest(arrays):
                 return step, _unflatten(arrays, like)
+            reason = "its digest is not that of its arrays"
+        except Exception as error:  # whatever a damaged one raises, the next may be good
+            if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES):
+                raise Stopped(f"cannot read the checkpoint of step {step} now: {error}") from error
+            reason = " ".join(str(error).split())[:200]
+        print(f"warning: {folder / NAME.format(step)} is damaged and passed over: {reason}", file=sys.stderr)
     return None
+
+
+def steps(folder: Path) -> list[int]:
+    """List the steps of complete checkpoints, newest first: orbax's unfinished ones have no name of digits alone."""
+    return sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
 
 
 _FULL_TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk quota exceeded")
@@ -89,11 +105,6 @@ _FULL_TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk qu
 
 def _checkpointer() -> ocp.Checkpointer:
     return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
-
-
-def _steps(folder: Path) -> list[int]:
-    """Complete checkpoints have a name of digits alone; orbax's unfinished ones do not. Newest first."""
-    return sorted((int(p.name) for p in folder.glob("*") if p.name.isdigit()), reverse=True)
 
 
 def _flatten(state: Any) -> dict[str, np.ndarray]:

@@ -80,6 +80,8 @@ class Train:
             self, "steps", "batch_size", "seeds", "log_every", "evaluate_every", "checkpoint_every",
             "steps_per_call",
         )  # fmt: skip
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Target:
     def __post_init__(self):
         if not 0.0 < self.seeds <= 1.0:
             raise ValueError(f"seeds must be in (0, 1], got {self.seeds}")
+        if self.max_sequences is not None and self.max_sequences < 1:
+            raise ValueError(f"max_sequences must be at least 1, got {self.max_sequences}")
 
     def meets(self, value: float) -> bool:
         """Say whether one value is on the right side."""
@@ -174,7 +178,7 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Config:
             raise ConfigError(f"{where}: {key} must be a table, got {value!r}")
     task = dict(tables.get("task", {}))
     name = task.pop("name", None)
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise ConfigError(f"{where}: [task] name must be one of {', '.join(TASKS)}, got {name!r}")
     built = {key: _build(cls, tables[key], f"{where}: [{key}]") for key, cls in parts.items() if key in tables}
     config = Config(_build(TASKS[name], task, f"{where}: [task]", extra="name"), **built)
@@ -203,6 +207,8 @@ def check(config: Config, where: str) -> None:
     """Raise what can be known to be wrong before any array is made."""
     from experiments.model import layer  # here, since model.py needs the dataclasses above
 
+    if config.task.every_step and (config.model.bidirectional or config.model.lstm.get("go_backwards")):
+        raise ConfigError(f"{where}: [model]: bidirectional and go_backwards would read what the task has to predict")
     try:
         layer(config.model, every_step=config.task.every_step)
     except (TypeError, ValueError) as error:
@@ -261,6 +267,8 @@ def _merged(tables: Mapping[str, Any], case: Mapping[str, Any]) -> dict[str, Any
     merged = dict(tables)
     for key, value in case.items():
         old = merged.get(key)
+        if isinstance(old, dict) and isinstance(value, dict) and value.get("name", old.get("name")) != old.get("name"):
+            old = None  # a table with another name is another thing: none of the old keys belong to it
         merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
 

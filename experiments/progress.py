@@ -8,6 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments.config import Target
 from experiments.results import number
 
 PLAIN_LINES = 10  # about as many lines a run where there is no terminal
@@ -15,8 +16,8 @@ Report = Callable[[int, float, dict[str, list]], None]
 
 
 @contextlib.contextmanager
-def shown(console: Console, name: str, steps: int) -> Iterator[Report]:
-    """Show the steps, the loss, the last metrics, steps a second and the time left.
+def shown(console: Console, name: str, steps: int, target: Target | None) -> Iterator[Report]:
+    """Show the steps, the loss, the last metrics (the target's alone, where there is one), steps a second, time left.
 
     Yields:
         report(step, loss, metrics), which `train.run` calls.
@@ -25,7 +26,9 @@ def shown(console: Console, name: str, steps: int) -> Iterator[Report]:
     latest: dict[str, str] = {}
 
     def describe(loss: float, metrics: dict[str, list]) -> str:
-        for key, values in metrics.items():
+        only = [target.metric] if target is not None and target.metric in metrics else list(metrics)
+        for key in only:
+            values = metrics[key]
             finite = [v for v in values if v is not None]
             latest[key] = number(float(np.median(finite))) if finite else "nan"
         return "  ".join([f"loss {number(loss)}", *(f"{k} {v}" for k, v in latest.items())])

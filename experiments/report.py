@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from experiments import plots, results
 from experiments.config import Config, Experiment
 from experiments.model import ModelParams, build
-from experiments.rundir import MARKER, environment, read_lines, write
+from experiments.rundir import MARKER, read_lines, saved_environment, write
 from experiments.train import make_predict
 
 
@@ -29,16 +29,17 @@ class Section(NamedTuple):
     figures: dict[str, bytes]
 
 
-def finish(config: Config, path: Path, params: ModelParams, seconds: float) -> Section:
+def finish(config: Config, path: Path, params: ModelParams, step: int, seconds: float) -> Section:
     """Write a run's summary.json, curve.png and model.safetensors, and hand back its part of the page.
 
     Args:
         config: the run's.
         path: its directory.
         params: the trained parameters, leading axis S.
+        step: updates behind them; what metrics.jsonl holds of later ones is not theirs.
         seconds: wall time of the training.
     """
-    lines = read_lines(path / "metrics.jsonl")
+    lines = read_lines(path / "metrics.jsonl", step)
     predict = predictor(config, params)
     final = config.task.final(predict) if hasattr(config.task, "final") else {}
     summary = results.summarise(config, lines, final, seconds)
@@ -63,7 +64,8 @@ def save_model(path: Path, config: Config, params: ModelParams) -> None:
         jax.tree_util.keystr(name, simple=True, separator="/"): np.ascontiguousarray(leaf) for name, leaf in leaves
     }
     spec = build(config).layer.to_dict()
-    about = {"spec": json.dumps(spec), "axes": "the leading axis is the seed"}
+    # One entry: safetensors writes several in an order of its own, and the file would differ from save to save.
+    about = {"jlstm": json.dumps({"spec": spec, "axes": "the leading axis is the seed"})}
     write(path, safetensors.numpy.save(tensors, metadata=about))
 
 
@@ -86,7 +88,7 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
         "<h2>Results</h2>",
         _table(results.rows(configs, summaries), results.COLUMNS),
         *(_table(found[1:], found[0]) for s in summaries.values() if (found := results.final_rows(s))),
-        f"<p>{_scale(configs)} Wall time {seconds:,.0f} s, compilation included.</p>",
+        f"<p>{_text(results.scale(configs, summaries))} Wall time {seconds:,.0f} s, compilation included.</p>",
     ]
     for name, section in sections.items():
         if name:
@@ -95,7 +97,7 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
             parts.append(_figure(title, png))
     saved = (path / "config.toml").read_text(encoding="utf-8")
     config_text = saved.split(MARKER)[-1].split("\n\n", 1)[-1].strip()
-    versions = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in environment().items())
+    versions = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in saved_environment(path).items())
     parts += [
         f"<h2>Config</h2><pre>{_text(config_text)}</pre>",
         f"<h2>Versions</h2><div class='wide'><table><tbody>{versions}</tbody></table></div>",
@@ -125,14 +127,6 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _scale(configs: Mapping[str, Config]) -> str:
-    seen = sorted({(c.train.seeds, c.sequences(c.train.steps), c.train.steps) for c in configs.values()})
-    said = "; ".join(
-        f"{seeds} seeds, {steps:,} updates, {sequences:,} sequences each" for seeds, sequences, steps in seen
-    )
-    return f"{said}." if said else ""
-
-
 def _table(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> str:
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     head = "".join(f"<th>{_text(columns[i])}</th>" for i in used)
@@ -149,7 +143,7 @@ def _figure(title: str, png: bytes) -> str:
 
 
 def _mood(line: str) -> str:
-    return "missed" if "MISSED" in line else "met"
+    return "met" if ": met" in line else "missed"
 
 
 def _text(value: str) -> str:

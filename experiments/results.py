@@ -27,15 +27,16 @@ def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[st
     """
     evaluations = [line for line in lines if set(line) - {"step", "loss", "losses"}]
     last = evaluations[-1] if evaluations else {}
+    steps = lines[-1]["step"] if lines else 0
     baseline = config.task.baseline()
     names = [name for name in last if name not in ("step", "loss", "losses")]
     metrics = {name: {"values": last[name], "baseline": baseline.get(name)} for name in names}
     return {
-        "steps": lines[-1]["step"] if lines else 0,
+        "steps": steps,
         "seconds": round(seconds, 1),
         "metrics": metrics,
         "final": {name: float(value) for name, value in final.items()},
-        "target": _verdict(config, evaluations, final),
+        "target": _verdict(config, evaluations, final, steps >= config.train.steps),
     }
 
 
@@ -52,7 +53,7 @@ def first_success(config: Config, evaluations: Sequence[dict[str, Any]], seed: i
 
 
 def met(summaries: Mapping[str, dict]) -> bool:
-    """Say whether every target was met; a run without one has nothing to miss."""
+    """Say whether every target was met; a run without one has nothing to miss, one stopped early has missed it."""
     return all(s["target"] is None or s["target"]["met"] for s in summaries.values())
 
 
@@ -103,10 +104,23 @@ def final_table(summary: Mapping[str, Any]) -> Table | None:
     found = final_rows(summary)
     if not found:
         return None
-    built = Table(*found[0])
+    built = Table()
+    for number_, name in enumerate(found[0]):
+        built.add_column(name, no_wrap=number_ == 0)
     for row in found[1:]:
         built.add_row(*row)
     return built
+
+
+def scale(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> str:
+    """Say how much was trained and how often it was scored, once for all cases that agree."""
+    found = dict.fromkeys(
+        f"{configs[case].train.seeds} seeds, {summary['steps']:,} updates, "
+        f"{configs[case].sequences(summary['steps']):,} sequences each, "
+        f"scored every {configs[case].train.evaluate_every:,} updates"
+        for case, summary in summaries.items()
+    )
+    return f"{'; '.join(found)}."
 
 
 def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[str]:
@@ -116,11 +130,13 @@ def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> li
         target, verdict = configs[case].target, summary["target"]
         if target is None or verdict is None:
             continue
-        share = f" for {target.seeds:.0%} of the seeds" if verdict["seeds"] else ""
+        share = f" for {target.seeds:.0%} of the seeds" if target.metric in summary["metrics"] else ""
         limit = f" within {target.max_sequences:,} sequences" if target.max_sequences else ""
         said = "met" if verdict["met"] else "MISSED"
         rate = f" ({sum(verdict['seeds'])} of {len(verdict['seeds'])} seeds)" if verdict["seeds"] else ""
         prefix = f"{case}: " if case else ""
+        if summary["steps"] < configs[case].train.steps:
+            said = f"not finished, at step {summary['steps']} of {configs[case].train.steps}"
         found.append(f"{prefix}target {target.metric} {target.direction} {target.value:g}{share}{limit}: {said}{rate}")
     return found
 
@@ -132,10 +148,14 @@ def number(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
-def _verdict(config: Config, evaluations: Sequence[dict[str, Any]], final: Mapping[str, float]) -> dict | None:
+def _verdict(
+    config: Config, evaluations: Sequence[dict[str, Any]], final: Mapping[str, float], finished: bool
+) -> dict | None:
     target = config.target
     if target is None:
         return None
+    if not finished:
+        return {"metric": target.metric, "met": False, "values": [], "seeds": [], "sequences": None}
     if target.metric in final:
         value = float(final[target.metric])
         return {

@@ -17,6 +17,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from experiments.config import ConfigError, Experiment, difference, load, to_tom
 
 MARKER = "# written by `python -m experiments`"
 FILES = (
-    "metrics.jsonl", "timing.jsonl", "checkpoints", "summary.json", "curve.png", "model.safetensors", "report.html",
+    # checkpoints first: without metrics they would be resumed with a hole in front
+    "checkpoints", "metrics.jsonl", "timing.jsonl", "summary.json", "curve.png", "model.safetensors", "report.html",
 )  # fmt: skip
 PACKAGES = ("jlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, above the file size limit
@@ -89,6 +91,10 @@ def prepare(path: Path, experiment: Experiment, resume: bool, overwrite: bool) -
         raise RunError(f"{path} is not empty and holds no run of ours; choose another --out")
     if exists and resume:
         _check_same(path, experiment)
+        changed = [name for name, value in environment().items() if saved_environment(path).get(name) != value]
+        if changed:
+            names = ", ".join(changed)
+            print(f"warning: {path} was trained with another {names}; the digits may not go on alike", file=sys.stderr)
     elif exists and overwrite:
         _delete(path)
     elif exists:
@@ -198,20 +204,31 @@ def _check_same(path: Path, experiment: Experiment) -> None:
 
 
 def _delete(path: Path) -> None:
-    """Delete a run's own files and nothing else; its mark goes last, so that a kill leaves it known as ours."""
-    for case in path.iterdir():
-        if case.is_dir() and is_run(case):
+    """Delete a run's own files and those of its cases, and nothing else.
+
+    config.toml stays until it is replaced, so that a kill leaves the directory known as ours.
+    """
+    for name in load(path / "config.toml").cases:
+        case = path / name
+        if case.is_symlink() or not is_run(case):
+            continue
+        with locked(case):
             _delete(case)
-            (case / "lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: someone else's files
-                case.rmdir()
+        if {p.name for p in case.iterdir()} <= {"config.toml", "lock"}:  # none but ours
+            shutil.rmtree(case)
     for name in FILES:
         target = path / name
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
-    (path / "config.toml").unlink(missing_ok=True)
+
+
+def saved_environment(path: Path) -> dict[str, str]:
+    """Read the versions and the device that a run was trained with from its config.toml."""
+    comments = (path / "config.toml").read_text(encoding="utf-8").partition(MARKER)[2].strip().partition("\n\n")[0]
+    pairs = (line.removeprefix("# ").partition(": ") for line in comments.splitlines() if line.startswith("# "))
+    return {name: value for name, _, value in pairs}
 
 
 def _temporary(path: Path) -> bool:

@@ -7,6 +7,7 @@ never stopped.
 """
 
 import functools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
@@ -19,7 +20,7 @@ import optax
 from experiments import checkpoint
 from experiments.config import Config, ConfigError, Train, to_tables
 from experiments.model import ModelParams, SequenceModel, build
-from experiments.rundir import Lines, RunError, Stopped
+from experiments.rundir import Lines, RunError, Stopped, read_lines
 
 Array = jax.Array
 # What a seed's key is folded with: one stream of random numbers for each purpose.
@@ -144,22 +145,30 @@ def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
 
 
 def check(config: Config, where: str) -> None:
-    """Raise, before anything is trained or written, where the target's metric cannot come.
+    """Raise, before anything is trained or written, where the model cannot run or the target's metric cannot come.
 
     Args:
         config: the run.
         where: the config file's name, for the message.
     """
     task, target, model = config.task, config.target, build(config)
-    if target is None or hasattr(task, "final"):
-        return
 
     def score(key):
         batch = task.evaluation(key)
-        return task.metrics(_outputs(model, model.init(key), batch.x, batch.lengths), batch)
+        state = model.initial_state(batch.x.shape[0])
+        _, outputs, _ = model.penalised(model.init(key), state, batch.x, batch.lengths, key)
+        return task.metrics(outputs, batch)
 
-    metrics = tuple(jax.eval_shape(score, jax.random.key(0)))
-    if target.metric not in metrics:
+    try:
+        metrics = tuple(jax.eval_shape(score, jax.random.key(0)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: [model]: {' '.join(str(error).split())}") from error
+    if hasattr(task, "final"):
+        shape = (task.output_size,)
+        metrics += tuple(
+            task.final(lambda x: np.zeros((1, *x.shape[: 2 if task.every_step else 1], *shape), np.float32))
+        )
+    if target is not None and target.metric not in metrics:
         raise ConfigError(f"{where}: [target] metric must be one of {', '.join(metrics)}, got {target.metric!r}")
 
 
@@ -187,6 +196,9 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
     began = time.monotonic()
     state = init(config)
     saved = checkpoint.latest(path / "checkpoints", state)
+    if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
+        print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
+        saved = None
     start, state = saved if saved is not None else (0, state)
     metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
     before = timing.last["seconds"] if timing.last else 0.0
@@ -208,7 +220,8 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
             if not np.isfinite(row).all():
-                save(step - 1)
+                if step - 1 not in checkpoint.steps(path / "checkpoints"):
+                    save(step - 1)
                 raise Stopped(
                     f"{path}: loss or parameters not finite at step {step}; the state of step {step - 1} is saved"
                 )
@@ -238,6 +251,11 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
         metrics.close()
         timing.close()
     return Trained(state.params, max(start, train.steps), seconds())
+
+
+def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
+    """Whether the lines up to a step are all there; a line may be lost with a file, never with a kill."""
+    return {s for s in range(1, step + 1) if s % train.log_every == 0} <= {line["step"] for line in lines}
 
 
 def restore(config: Config, path: Any) -> tuple[int, ModelParams]:

@@ -81,8 +81,8 @@ class EmbeddedReber:
     every_step = True
 
     def __post_init__(self) -> None:
-        if self.max_length < 16:  # below, too few different strings are left to evaluate on
-            raise ValueError(f"max_length must be at least 16, got {self.max_length}")
+        if self.max_length < 24:  # below, fewer than 256 different strings are left to evaluate on
+            raise ValueError(f"max_length must be at least 24, got {self.max_length}")
 
     def stream(self, key: Array, batch_size: int) -> tuple[()]:
         """Strings are independent: nothing is carried."""

@@ -111,6 +111,28 @@ def test_resume_refuses_another_config_and_names_the_keys(tmp_path):
     assert "differs in model.units, train.steps;" in err
 
 
+def test_overwrite_deletes_the_runs_own_files_and_no_others(tmp_path):
+    config, out = write_config(tmp_path, steps=2), tmp_path / "out"
+    assert run("train", config, "--out", out)[0] == 0
+    assert run("train", config, "--out", out / "mine")[0] == 0  # another run, that is no case of this one
+    (out / "notes.txt").write_text("mine too")
+    mine = (out / "mine" / "metrics.jsonl").read_bytes()
+    assert run("train", config, "--out", out, "--overwrite")[0] == 0
+    assert (out / "mine" / "metrics.jsonl").read_bytes() == mine
+    assert (out / "notes.txt").read_text() == "mine too"
+
+
+def test_a_hole_in_the_metrics_is_not_resumed_over(tmp_path):
+    config, out = write_config(tmp_path, steps=6), tmp_path / "out"
+    assert run("train", config, "--out", out)[0] == 0
+    whole = (out / "metrics.jsonl").read_bytes()
+    (out / "metrics.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[1:]))
+    status, _, err = run("train", config, "--out", out, "--resume")
+    assert status == 0
+    assert "lacks lines" in err
+    assert (out / "metrics.jsonl").read_bytes() == whole
+
+
 def test_a_directory_in_use_is_a_clear_error(tmp_path):
     config, out = write_config(tmp_path, steps=2), tmp_path / "out"
     assert run("train", config, "--out", out)[0] == 0

@@ -1,6 +1,7 @@
 """Configs: reading, overriding, writing back, and one clear line for everything that is wrong."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from toy import write_config
@@ -20,6 +21,13 @@ def file(tmp_path):
         return path
 
     return make
+
+
+def test_a_model_that_reads_the_future_is_refused_where_every_step_predicts():
+    sunspots = Path(__file__).parents[2] / "configs/sunspots.toml"
+    for override in (["--model.bidirectional", "True"], ["--model.lstm.go_backwards", "true"]):
+        with pytest.raises(ConfigError, match="would read what the task has to predict"):
+            load(sunspots, override)
 
 
 def test_defaults_live_in_the_dataclasses(file):

@@ -180,10 +180,10 @@ def test_length_distribution_has_the_grammar_s_tail():
 
 
 def test_strings_longer_than_the_cap_are_drawn_again():
-    sample = jax.jit(EmbeddedReber(max_length=16).sample, static_argnums=2)
+    sample = jax.jit(EmbeddedReber(max_length=24).sample, static_argnums=2)
     lengths = sample(jax.random.key(0), (), 1024)[1].lengths
     assert int(lengths.min()) == 8
-    assert int(lengths.max()) == 15
+    assert 20 <= int(lengths.max()) <= 24  # one in a hundred would be longer
 
 
 def test_metrics_of_perfect_outputs(evaluation):
@@ -250,5 +250,5 @@ def test_every_node_has_one_or_two_legal_symbols():
 
 
 def test_too_small_a_cap_raises():
-    with pytest.raises(ValueError, match="max_length must be at least 16, got 9"):
+    with pytest.raises(ValueError, match="max_length must be at least 24, got 9"):
         EmbeddedReber(max_length=9)

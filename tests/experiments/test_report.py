@@ -1,5 +1,6 @@
 """What a run leaves: verdicts over seeds, the table, the weights, a page that needs nothing else."""
 
+import dataclasses
 import json
 import re
 
@@ -30,9 +31,8 @@ def evaluations(*rows):
 
 
 def with_target(config, **changes):
-    import dataclasses
-
-    return dataclasses.replace(config, target=Target("mse", 0.5, **changes))
+    train = dataclasses.replace(config.train, steps=10)  # `evaluations` has one each 10 steps: the run is finished
+    return dataclasses.replace(config, train=train, target=Target("mse", 0.5, **changes))
 
 
 def test_success_counts_from_the_evaluation_after_which_it_holds(done):
@@ -55,13 +55,20 @@ def test_a_target_holds_a_share_of_the_seeds_to_value_and_sequences(done, change
 
 
 def test_a_target_may_be_a_final_figure(done):
-    import dataclasses
-
-    config = dataclasses.replace(done[1], target=Target("ratio", 1.0))
+    config = dataclasses.replace(with_target(done[1]), target=Target("ratio", 1.0))
     summary = results.summarise(config, evaluations((1.0, 1.0)), {"ratio": 0.9, "MSE/a": 1.0, "MSE/b": 2.0}, 1.0)
     assert summary["target"]["met"]
     assert results.final_rows(summary) == [("", "a", "b"), ("MSE", "1", "2")]
     assert not results.met({"": results.summarise(config, evaluations((1.0, 1.0)), {"ratio": 1.1}, 1.0)})
+
+
+def test_a_run_stopped_early_has_met_nothing(done):
+    config = dataclasses.replace(with_target(done[1]), train=dataclasses.replace(done[1].train, steps=30))
+    summary = results.summarise(config, evaluations((0.1, 0.1), (0.1, 0.1)), {}, 1.0)
+    assert not results.met({"": summary})
+    assert results.verdicts({"": config}, {"": summary}) == [
+        "target mse below 0.5 for 100% of the seeds: not finished, at step 20 of 30"
+    ]
 
 
 def test_the_table_gives_median_range_baseline_rate_and_sequences(done):
@@ -83,7 +90,7 @@ def test_the_weights_carry_their_spec_and_give_the_metrics(done):
     assert sorted(names) == sorted(
         ["lstm/kernel", "lstm/recurrent_kernel", "lstm/bias", "readout/kernel", "readout/bias"]
     )
-    layer = jlstm.LSTM.from_dict(json.loads(about["spec"]))
+    layer = jlstm.LSTM.from_dict(json.loads(about["jlstm"])["spec"])
     assert layer == build(config).layer
     like = train.init(config).params
     leaves = [tensors[jax.tree_util.keystr(p, simple=True, separator="/")] for p, _ in jax.tree.leaves_with_path(like)]
