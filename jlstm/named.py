@@ -73,7 +73,7 @@ def _gelu(x):
 
 
 def _soft_shrink(x):
-    return x - jnp.clip(x, -0.5, 0.5)
+    return jnp.where(x > 0.5, x - 0.5, jnp.where(x < -0.5, x + 0.5, 0))  # slope 0 at ±0.5, as Keras
 
 
 def _hard_shrink(x):
