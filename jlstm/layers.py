@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, replace
-from functools import partial
 from typing import Any, Self
 
 import jax
@@ -233,25 +232,27 @@ class LSTM:
         state = checks.state(state, (B,), N, P)
         if reset is not None:
             if self.go_backwards:
-                raise ValueError(
-                    "reset must be None with go_backwards=True (an episode has no meaning then), got an array"
-                )
+                raise ValueError("reset must be None with go_backwards=True (an episode ends nowhere), got an array")
             reset = checks.array("reset", reset, "bool", (B, T))
         if reset_state is not None:
             reset_state = checks.state(reset_state, (B,), N, P, name="reset_state")
 
-        scan = partial(
-            lstm_scan,
-            params,
-            reverse=self.go_backwards,
-            unroll=self.unroll or 1,
-            remat_every=self.remat_every,
-            **self._cell_options,
-        )
         masks = self._dropout_masks(key, B, D, x.dtype)
 
         def one_row(state, xs, mask, reset, reset_state, masks):
-            return scan(state, xs, mask=mask, reset=reset, reset_state=reset_state, dropout_masks=masks)
+            return lstm_scan(
+                params,
+                state,
+                xs,
+                mask=mask,
+                reset=reset,
+                reset_state=reset_state,
+                reverse=self.go_backwards,
+                unroll=self.unroll,
+                remat_every=self.remat_every,
+                dropout_masks=masks,
+                **self._cell_options,
+            )
 
         state, hs = jax.vmap(one_row)(state, x, mask, reset, reset_state, masks)
         return state, self._outputs(state, hs, mask)
@@ -364,11 +365,7 @@ class LSTM:
 
     @property
     def _cell_options(self) -> dict[str, Any]:
-        return {
-            "activation": self.activation,
-            "recurrent_activation": self.recurrent_activation,
-            "variant": self.variant,
-        }
+        return {name: getattr(self, name) for name in ("activation", "recurrent_activation", "variant")}
 
     def _check_params(self, params: LSTMParams) -> int:
         """Require the params of this layer, and return their input width D."""
@@ -377,12 +374,8 @@ class LSTM:
 
     def _options_of_weights(self, params: LSTMParams, kind: str) -> list[tuple[str, str]]:
         """The options of a kind ("regularizer", "constraint") that are set, each with the weight that it concerns."""
-        pairs = (
-            (f"{weight.removesuffix('_kernel')}_{kind}", weight) for weight in ("kernel", "recurrent_kernel", "bias")
-        )
-        return [
-            (option, w) for option, w in pairs if getattr(self, option) is not None and getattr(params, w) is not None
-        ]
+        pairs = [(f"{w.removesuffix('_kernel')}_{kind}", w) for w in ("kernel", "recurrent_kernel", "bias")]
+        return [pair for pair in pairs if getattr(self, pair[0]) is not None and getattr(params, pair[1]) is not None]
 
     def _dropout_masks(self, key: jax.Array | None, B: int, D: int, dtype: Any) -> DropoutMasks:
         if key is None:
