@@ -1,5 +1,6 @@
 """jlstm: the LSTM layer as pure functions in JAX, with the arguments and the numbers of keras.layers.LSTM."""
 
+from jlstm.backends.dispatch import which_backend
 from jlstm.cell import lstm_cell
 from jlstm.compose import Bidirectional, Stack, from_dict
 from jlstm.initializers import (
@@ -70,4 +71,5 @@ __all__ = [
     "from_dict",
     "lstm_cell",
     "lstm_scan",
+    "which_backend",
 ]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jlstm import checks, named, spec
+from jlstm.backends import dispatch
 from jlstm.cell import lstm_cell
 from jlstm.dropout import lstm_dropout_masks
 from jlstm.initializers import Chrono
@@ -49,7 +50,7 @@ class LSTM:
         param_dtype: of the weights that init makes.
         keep_order: with go_backwards, return the outputs in the order of the input.
         remat_every: save the state every so many steps and recompute the rest in the backward pass.
-        backend: "auto" or "xla"; what runs the loop.
+        backend: "auto", or by name: "cpu", the fused kernel, or "xla", lax.scan. See which_backend.
         variant: what changes the cell; see Variant.
 
     Raises:
@@ -123,7 +124,7 @@ class LSTM:
         object.__setattr__(self, "param_dtype", checks.float_dtype("param_dtype", self.param_dtype))
         if self.remat_every is not None:
             object.__setattr__(self, "remat_every", checks.positive_int("remat_every", self.remat_every))
-        checks.one_of("backend", self.backend, ("auto", "xla"))
+        checks.one_of("backend", self.backend, dispatch.BACKENDS)
         checks.instance("variant", self.variant, Variant)
 
     @property
@@ -238,6 +239,13 @@ class LSTM:
             reset_state = checks.state(reset_state, (B,), N, P, name="reset_state")
 
         masks = self._dropout_masks(key, B, D, x.dtype)
+        arguments = params, state, x, mask, reset, reset_state, masks
+        choice = dispatch.choose(self, x.shape, x.dtype, wider_dtype(state.h.dtype, state.c.dtype))
+        state, hs = self._apply_kernel(*arguments) if choice.backend == "cpu" else self._apply_scan(*arguments)
+        return state, self._outputs(state, hs, mask, x)
+
+    def _apply_scan(self, params, state, x, mask, reset, reset_state, masks):
+        """By lax.scan: the state, and hs [B, T, N] in the order of x."""
 
         def one_row(state, xs, mask, reset, reset_state, masks):
             return lstm_scan(
@@ -254,8 +262,17 @@ class LSTM:
                 **self._cell_options,
             )
 
-        state, hs = jax.vmap(one_row)(state, x, mask, reset, reset_state, masks)
-        return state, self._outputs(state, hs, mask)
+        return jax.vmap(one_row)(state, x, mask, reset, reset_state, masks)
+
+    def _apply_kernel(self, params, state, x, mask, reset, reset_state, masks):
+        """By the fused kernel, likewise; hs is None where only the last output is returned."""
+        from jlstm.backends import cpu
+
+        if reset_state is not None and reset is None:
+            raise ValueError("reset_state must be None without reset, got a state")
+        config = cpu.Config(reverse=self.go_backwards, strict=self.backend == "cpu", **self._cell_options)
+        params, x, reset_state, masks = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x, reset_state, masks))
+        return cpu.lstm(config, params, state, x, mask, reset, reset_state, masks, sequences=self.return_sequences)
 
     def step(
         self,
@@ -383,17 +400,18 @@ class LSTM:
         checks.key(key)
         return lstm_dropout_masks(key, self, B, D, dtype)
 
-    def _outputs(self, state: LSTMState, hs: jax.Array, mask: jax.Array | None) -> jax.Array:
+    def _outputs(self, state: LSTMState, hs: Any, mask: jax.Array | None, x: jax.Array) -> jax.Array:
         """What apply returns: hs [B, T, N] is in the order of x, and holds the output before at masked steps."""
         zeroed = mask if self.zero_output_for_mask else None
         if not self.return_sequences:
-            y = state.h.astype(hs.dtype)  # the state is kept at masked steps, so this is the last valid output
+            y = state.h.astype(x.dtype)  # the state is kept at masked steps, so this is the last valid output
             if zeroed is None:
                 return y
-            if hs.shape[1] == 0:  # no step is a valid one
+            if x.shape[1] == 0:  # no step is a valid one
                 return jnp.zeros_like(y)
             last = zeroed[:, 0] if self.go_backwards else zeroed[:, -1]
             return jnp.where(last[:, None], y, 0)
+        hs = hs.astype(x.dtype)
         if zeroed is not None:
             hs = jnp.where(zeroed[:, :, None], hs, 0)
         return jnp.flip(hs, axis=1) if self.go_backwards and not self.keep_order else hs

@@ -1,0 +1,1 @@
+"""What runs the loop over time: the compiler's scan ("xla"), or the fused kernel for processors ("cpu")."""

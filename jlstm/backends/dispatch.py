@@ -1,0 +1,128 @@
+"""Which backend runs a call: decided in Python, while tracing, from the spec, the shapes and the dtypes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jlstm import checks
+from jlstm.backends import library
+from jlstm.types import Directions
+
+BACKENDS = ("auto", "cpu", "xla")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The backend of a layer, and why the faster ones were passed over."""
+
+    backend: str
+    passed_over: tuple[tuple[str, str], ...] = ()  # (backend, reason)
+
+    def __str__(self) -> str:
+        return self.backend + "".join(f"; not {backend}: {reason}" for backend, reason in self.passed_over)
+
+
+def which_backend(
+    layer: Any, x_shape: tuple[int, int, int], *, dtype: Any = "float32", state_dtype: Any = "float32"
+) -> Any:
+    """Tell which backend runs `layer.apply`, and for each faster backend passed over the reason.
+
+    Args:
+        layer: an LSTM, Bidirectional or Stack.
+        x_shape: (B, T, D).
+        dtype: of x.
+        state_dtype: of the state.
+
+    Returns:
+        For an LSTM a Choice with the fields backend and passed_over; for a Bidirectional layer the Directions, for a
+        Stack the tuple of those of its layers.
+
+    Raises:
+        TypeError, ValueError: a wrong shape or dtype; or the layer asks for a backend that cannot serve the call.
+
+    Example:
+        >>> import jlstm
+        >>> print(jlstm.which_backend(jlstm.LSTM(8, activation="gelu"), (32, 100, 3)))
+        xla; not cpu: activation 'gelu' is none of those of the kernel
+        >>> jlstm.which_backend(jlstm.LSTM(8, backend="xla"), (32, 100, 3))
+        Choice(backend='xla', passed_over=(('cpu', 'the layer has backend="xla"'),))
+    """
+    from jlstm.compose import Bidirectional, Stack
+    from jlstm.layers import LSTM
+
+    checks.instance("layer", layer, LSTM, Bidirectional, Stack)
+    if not isinstance(x_shape, (tuple, list)) or len(x_shape) != 3:
+        raise ValueError(f"x_shape must have three entries (B, T, D), got {checks.show(x_shape)}")
+    for name, value in zip("BTD", x_shape, strict=True):
+        checks.size(f"x_shape's {name}", value)
+    dtypes = {
+        "dtype": checks.float_dtype("dtype", dtype),
+        "state_dtype": checks.float_dtype("state_dtype", state_dtype),
+    }
+    if isinstance(layer, LSTM):
+        return choose(layer, tuple(x_shape), layer.dtype or dtypes["dtype"], dtypes["state_dtype"])
+    if isinstance(layer, Bidirectional):
+        return Directions(*(which_backend(way, x_shape, **dtypes) for way in (layer.forward, layer.backward)))
+    B, T, D = x_shape
+    choices = []
+    for below in layer.layers:
+        choices.append(which_backend(below, (B, T, D), **dtypes))
+        D = below.output_size
+    return tuple(choices)
+
+
+def choose(layer: Any, x_shape: tuple[Any, ...], dtype: Any, state_dtype: Any) -> Choice:
+    """Choose the backend of one LSTM for x of this shape, in this dtype of the computation.
+
+    Raises:
+        ValueError: the layer names a backend that cannot serve the call.
+    """
+    if layer.backend == "xla":
+        return Choice("xla", (("cpu", 'the layer has backend="xla"'),))
+    reason = _cpu_cannot(layer, x_shape, dtype, state_dtype)
+    if layer.backend == "cpu":
+        if reason is not None:
+            raise ValueError(f'backend must be "auto" or "xla" for this call, got "cpu": {reason}')
+        return Choice("cpu")
+    reason = reason or _cpu_slower(x_shape)
+    return Choice("cpu") if reason is None else Choice("xla", (("cpu", reason),))
+
+
+def _cpu_cannot(layer: Any, x_shape: tuple[Any, ...], dtype: Any, state_dtype: Any) -> str | None:
+    """Why the kernel cannot serve a call, or None."""
+    from jlstm.backends import cpu
+
+    variant = layer.variant
+    for name, value in (
+        ("activation", layer.activation),
+        ("recurrent_activation", layer.recurrent_activation),
+        ("variant.output_activation", variant.output_activation or "linear"),
+    ):
+        if cpu.kind(value) is None:
+            return f"{name} {checks.show(value)} is none of those of the kernel"
+    for name, value in (
+        ("variant.projection", variant.projection),
+        ("variant.preact_clip", variant.preact_clip),
+        ("remat_every", layer.remat_every),
+    ):
+        if value is not None:
+            return f"the kernel has no {name}"
+    if not all(isinstance(size, int) for size in x_shape):
+        return "a size is symbolic"
+    if jnp.dtype(dtype).name not in ("float32", "bfloat16"):
+        return f"the kernel computes in float32, for x of float32 or bfloat16, not {jnp.dtype(dtype).name}"
+    if jnp.dtype(state_dtype) != jnp.float32:
+        return f"the kernel keeps the state in float32, not {jnp.dtype(state_dtype).name}"
+    if jax.default_backend() != "cpu":
+        return f"the default device is a {jax.default_backend()}"
+    return library.unavailable()
+
+
+def _cpu_slower(x_shape: tuple[Any, ...]) -> str | None:
+    """Why the kernel would not pay, by the measurements of benchmarks/, or None."""
+    _, T, _ = x_shape
+    if T < 2:
+        return "for one time step packing the weights costs more than the step"
+    return None

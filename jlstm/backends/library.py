@@ -1,0 +1,59 @@
+"""The compiled kernel: found, loaded and registered with XLA at its first use, or a reason why not."""
+
+import ctypes
+import functools
+import glob
+import os
+import threading
+
+import jax
+import jaxlib
+
+INTERFACE = 1  # the order of operands, results and options; as jlstm_interface() in csrc/ffi.cc
+TARGETS = {"jlstm_forward": "jlstm_forward", "jlstm_backward": "jlstm_backward"}
+
+_LOCK = threading.Lock()
+
+
+def unavailable() -> str | None:
+    """Say why the kernel cannot run in this process; None where it can, and then it is registered with XLA."""
+    with _LOCK:
+        return _load()
+
+
+def instructions() -> str:
+    """The instruction set that the kernel uses here."""
+    return ctypes.string_at(_library().jlstm_instructions()).decode()
+
+
+@functools.cache
+def _load() -> str | None:
+    try:
+        library = _library()
+    except OSError as error:
+        return f"the kernel could not be loaded: {error}"
+    if library is None:
+        return "the kernel was not built when jlstm was installed (no C++17 compiler, or the build failed)"
+    if library.jlstm_interface() != INTERFACE:
+        return "the kernel was built from other sources than these; install jlstm again"
+    if library.jlstm_instructions() is None:
+        return "the processor lacks AVX2 and FMA"
+    try:
+        for target, symbol in TARGETS.items():
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    except Exception as error:  # XLA refuses what was built against another version of its interface
+        return f"jaxlib {jaxlib.__version__} refused the kernel, which was built against another version: {error}"
+    return None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The library built against this jaxlib, or one built against another, which XLA may accept or refuse."""
+    folder = os.path.dirname(__file__)
+    built = sorted(glob.glob(os.path.join(glob.escape(folder), "_cpu-jaxlib*")))
+    if not built:
+        return None
+    own = [path for path in built if os.path.basename(path).startswith(f"_cpu-jaxlib{jaxlib.__version__}-")]
+    library = ctypes.CDLL((own or built)[-1])
+    library.jlstm_instructions.restype = ctypes.c_void_p
+    return library
