@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
 from jlstm import named
 from jlstm.backends import sharding
@@ -119,8 +120,19 @@ def lstm(
         for name, a in zip(OPERANDS, given, strict=True)
     ]
     operands[-2:] = map(jax.lax.stop_gradient, operands[-2:])  # drawn, not learned
-    h, c, *ys = layer_p.bind(*operands, config=config, sequences=sequences)
+    h, c, *ys = layer_p.bind(*_varying_alike(operands), config=config, sequences=sequences)
     return LSTMState(h=h[0], c=c[0]), ys[0][0] if sequences else None
+
+
+def _varying_alike(operands: list[jax.Array]) -> list[jax.Array]:
+    """Let all operands vary over the mesh axes over which any does, so that the gradients of those that did not are
+    summed over the devices. Outside of shard_map none does."""
+    over = [jax.typeof(a).manual_axis_type.varying for a in operands]
+    union = frozenset().union(*over)
+    return [
+        jax.lax.pcast(a, tuple(sorted(union - own)), to="varying") if union - own else a
+        for a, own in zip(operands, over, strict=True)
+    ]
 
 
 # --- the reference: the same function by lax.scan --------------------------------------------------------------------
@@ -186,6 +198,11 @@ def _reference_gradients(*arguments: jax.Array, config: Config, with_dx: bool) -
 # --- the kernel ------------------------------------------------------------------------------------------------------
 
 
+# The axes of the results, by name: m and b may be split over devices.
+_AXES_OF_FORWARD = ("m b n", "m b n", "m b t n", "m t b s")
+_AXES_OF_BACKWARD = ("m d g", "m n g", "m g", "m p n", "m b n", "m b n", "m b t d", "m b n", "m b n")
+
+
 def _attributes(config: Config) -> dict[str, np.ndarray]:
     variant = config.variant
     output = config.activation if variant.output_activation is None else variant.output_activation
@@ -243,7 +260,7 @@ def _forward_kernel(*operands: jax.Array, config: Config, sequences: bool, save:
     def call(*operands):
         return jax.ffi.ffi_call("jlstm_forward", results(*operands))(*operands, **_attributes(config))
 
-    axes = (*_axes_of_operands(operands), *("m b n", "m b n", "m b t n", "m t b s"))
+    axes = (*_axes_of_operands(operands), *_AXES_OF_FORWARD)
     return sharding.split_by_rows(call, operands, results, axes)
 
 
@@ -254,16 +271,13 @@ def _backward_kernel(*arguments: jax.Array, config: Config, with_dx: bool) -> li
     def call(*arguments):
         return jax.ffi.ffi_call("jlstm_backward", results(*arguments))(*arguments, **_attributes(config))
 
-    axes = (
-        *_axes_of_operands(arguments),
-        *("m b t n", "m t b s", "m b n", "m b n", "m b t n"),
-        *("m d g", "m n g", "m g", "m p n", "m b n", "m b n", "m b t d", "m b n", "m b n"),
-    )
+    saved_and_cotangents = ("m b t n", "m t b s", "m b n", "m b n", "m b t n")
+    axes = (*_axes_of_operands(arguments), *saved_and_cotangents, *_AXES_OF_BACKWARD)
     return sharding.split_by_rows(call, arguments, results, axes)
 
 
 def _axes_of_operands(operands: Any) -> tuple[str, ...]:
-    """The axes of each operand, by name: m and b may be split over devices. q stands for the four gates."""
+    """The axes of each operand, likewise; q stands for the four gates."""
     m = "one" if operands[0].shape[0] == 1 else "m"
     params = (f"{m} d g", f"{m} n g", f"{m} g", f"{m} p n")
     return (*params, "m b n", "m b n", "m b t d", "m b t", "m b t", "m b n", "m b n", "m b q d", "m b q n")
@@ -299,13 +313,24 @@ def _primitive(name: str, abstract: Any, kernel: Any, reference: Any) -> Primiti
     return primitive
 
 
-def _shaped(results: Any, *operands: Any) -> list[Any]:
-    """Results as abstract values that vary over the mesh axes over which any operand does (inside shard_map)."""
-    return [jax.core.ShapedArray(r.shape, r.dtype) for r in results]
+def _shaped(results: Any, axes: tuple[str, ...], *operands: Any) -> list[Any]:
+    """Results as abstract values, split over the devices along m and b as x is: over a mesh with explicit axes the type
+    of an array tells that, and in shard_map over which axes of the mesh it varies."""
+    x = operands[_X]
+    split = dict(zip("mb", x.sharding.spec, strict=False))
+    return [
+        x.update(
+            shape=r.shape,
+            dtype=r.dtype,
+            sharding=x.sharding.update(spec=PartitionSpec(*(split.get(a) for a in names.split()[: len(r.shape)]))),
+        )
+        for r, names in zip(results, axes, strict=False)
+    ]
 
 
 def _layer_abstract(*operands, config, sequences):
-    return _shaped(_forward_results(operands, sequences=sequences, save=False)[: 3 if sequences else 2], *operands)
+    results = _forward_results(operands, sequences=sequences, save=False)
+    return _shaped(results[: 3 if sequences else 2], _AXES_OF_FORWARD, *operands)
 
 
 def _layer_kernel(*operands, config, sequences):
@@ -320,7 +345,7 @@ layer_p = _primitive("jlstm_layer", _layer_abstract, _layer_kernel, _layer_refer
 
 
 def _saving_abstract(*operands, config):
-    return _shaped(_forward_results(operands, sequences=True, save=True), *operands)
+    return _shaped(_forward_results(operands, sequences=True, save=True), _AXES_OF_FORWARD, *operands)
 
 
 def _saving_kernel(*operands, config):
@@ -336,7 +361,7 @@ forward_p = _primitive("jlstm_forward", _saving_abstract, _saving_kernel, _savin
 
 
 def _backward_abstract(*arguments, config, with_dx):
-    return _shaped(_backward_results(arguments, with_dx=with_dx), *arguments)
+    return _shaped(_backward_results(arguments, with_dx=with_dx), _AXES_OF_BACKWARD, *arguments)
 
 
 backward_p = _primitive("jlstm_backward", _backward_abstract, _backward_kernel, _reference_gradients)

@@ -17,7 +17,7 @@ struct Avx2 {
   static F broadcast(const float* p) { return _mm256_broadcast_ss(p); }
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F a) { _mm256_storeu_ps(p, a); }
-  static void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+  static void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }  // into L2
 
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
@@ -29,6 +29,26 @@ struct Avx2 {
   static F min(F limit, F a) { return _mm256_min_ps(limit, a); }
   static F abs(F a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   static F zero_unless_positive(F a, F b) { return _mm256_and_ps(_mm256_cmp_ps(a, zero(), _CMP_GT_OQ), b); }
+
+  // to[j][i] = from[i][j] for 8 x 8 numbers
+  static void transpose(const float* from, int64_t ld_from, float* to, int64_t ld_to) {
+    F r[8], s[8];
+    for (int i = 0; i < 8; ++i) r[i] = load(from + i * ld_from);
+    for (int i = 0; i < 8; i += 2) {
+      s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+      s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+      r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
+      r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+      r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {
+      store(to + i * ld_to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+      store(to + (i + 4) * ld_to, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+  }
 
   // exp(x) for x in [-87, 88.3]: 2^n exp(r) with |r| <= ln(2)/2, exp(r) to 1.1e-7 by a polynomial of degree 5 (our own
   // least maximum fit). ln(2) as one float32 is good to 1.9e-9 n.

@@ -21,10 +21,17 @@ struct BackwardWeights {
 };
 
 // One panel: to[g N16 + n][j] = from[j][g N + n] for the 16 rows j from `first` on, of which there are `rows`.
-inline void pack_transposed(const Problem& p, const float* from, int64_t first, int64_t rows, float* to) {
+template <class S>
+void pack_transposed(const Problem& p, const float* from, int64_t first, int64_t rows, float* to) {
   const int64_t N = p.N, used = std::min(kPanel, rows - first);
   for (int64_t g = 0; g < kGates; ++g) {
-    for (int64_t n = 0; n < units16(p); ++n, to += kPanel) {
+    int64_t n = 0;
+    if (used == kPanel) {
+      for (; n + S::kWidth <= N; n += S::kWidth, to += S::kWidth * kPanel)
+        for (int64_t j = 0; j < kPanel; j += S::kWidth)
+          S::transpose(from + (first + j) * kGates * N + g * N + n, kGates * N, to + j, kPanel);
+    }
+    for (; n < units16(p); ++n, to += kPanel) {
       const float* column = from + first * kGates * N + g * N + n;
       for (int64_t j = 0; j < kPanel; ++j) to[j] = j < used && n < N ? column[j * kGates * N] : 0.0f;
     }
@@ -86,11 +93,12 @@ class BackwardRows {
   }
 
  private:
-  // Rows of a chunk: its gate gradients stay in L2 while all weights' gradients are added up from them, and those are
-  // read and written once a chunk; for wide layers they are past L2, so that a longer chunk pays.
-  static constexpr int64_t kMostChunk = 256;
+  // Rows of a chunk: its gate gradients are to stay in L2 while all weights' gradients are added up from them; those are
+  // read and written once a chunk, which for the widest layers asks for a longer one (at N = 256, 64 rows are 15 % faster
+  // than 256; at N = 512 more than 128 cost again).
+  static constexpr int64_t kMostChunk = 128;
   static int64_t chunk_steps(const Problem& p, int64_t rows) {
-    const int64_t wanted = p.N >= 256 ? kMostChunk : 128;
+    const int64_t wanted = p.N >= 512 ? kMostChunk : 64;
     return std::min(p.T, std::max<int64_t>(1, wanted / rows));
   }
 
@@ -126,8 +134,16 @@ class BackwardRows {
     }
     const float* dense = restarts(p_, row, t) ? (p_.reset_c ? p_.reset_c + row * N : nullptr) : p_.c0 + row * N;
     const float* before = restarts(p_, row, t) || step == 0 ? nullptr : saved(row, at(p_, step - 1));
+    // The next row's step before this one: its cells are read next, its gates at the next step.
+    const bool more = step > 0 && r + 1 < R_;
+    const float* next_saved = more ? saved(row + 1, at(p_, step - 1)) : kZeros;
+    const float* next_dy = more && dy ? p_.dy + ((row + 1) * p_.T + at(p_, step - 1)) * N : kZeros;
     const F one = S::set(1.0f);
     for (int64_t u = 0; u < N16_; u += S::kWidth) {
+      if (more && u % kPanel == 0) {
+        for (int64_t n = 0; n < 5; ++n) S::prefetch(next_saved + 5 * u + n * kPanel);
+        S::prefetch(next_dy + u);
+      }
       const float* gates = now + u / kPanel * 5 * kPanel + u % kPanel;
       const F i = S::load(gates), f = S::load(gates + kPanel), g = S::load(gates + 2 * kPanel),
               o = S::load(gates + 3 * kPanel), c = S::load(gates + 4 * kPanel);
@@ -313,9 +329,9 @@ void backward(const Backward& p, const Threads& threads) {
   run_parts(threads, parts, members * panels, [&](int64_t i) {
     const int64_t m = i / panels, n = i % panels, of_kernel = n - blocks(p), row = kGates * p.N;
     if (of_kernel < 0) {
-      pack_transposed(p, p.recurrent_kernel + m * p.N * row, n * kPanel, p.N, weights(m).recurrent + n * panel);
+      pack_transposed<S>(p, p.recurrent_kernel + m * p.N * row, n * kPanel, p.N, weights(m).recurrent + n * panel);
     } else {
-      pack_transposed(p, p.kernel + m * p.D * row, of_kernel * kPanel, p.D, weights(m).kernel + of_kernel * panel);
+      pack_transposed<S>(p, p.kernel + m * p.D * row, of_kernel * kPanel, p.D, weights(m).kernel + of_kernel * panel);
     }
   });
   run_parts(threads, parts, parts.count(), [&](int64_t i) {

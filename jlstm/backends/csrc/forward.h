@@ -26,6 +26,7 @@ inline void pack_panel(const Problem& p, int64_t m, int64_t panel, const Forward
   const int64_t column = g * p.N + b * kPanel;
   float* out = to.panels + panel * ForwardWeights::panel_size(p);
   auto row = [&](float* out, const float* from) {
+    if (from && used == kPanel) return copy(out, from + column, kPanel);
     for (int64_t j = 0; j < kPanel; ++j) out[j] = j < used && from ? from[column + j] : 0.0f;
   };
   for (int64_t k = 0; k < p.D; ++k, out += kPanel) row(out, p.kernel + (m * p.D + k) * kGates * p.N);
@@ -39,6 +40,8 @@ class ForwardRows {
  public:
   // Steps whose input products are taken as one: a matrix product in place of so many products with a vector.
   static constexpr int64_t kChunk = 32;
+  // Rows by which what is saved is fetched before it is written.
+  static constexpr int64_t kAhead = 2;
 
   ForwardRows(const Forward& p, const ForwardWeights& w, Rows rows, float* scratch)
       : p_(p), w_(w), first_(rows.m * p.B + rows.first), R_(rows.count), m_(weights_member(p, rows.m)),
@@ -141,6 +144,8 @@ class ForwardRows {
       float* c = c_ + r * units16(p_) + u;
       float* saved = !p_.saved ? nullptr
                                : p_.saved + ((member_ * p_.T + t) * p_.B + row - member_ * p_.B) * 5 * units16(p_) + 5 * u;
+      if (saved && r + kAhead < R_)
+        for (int64_t n = 0; n < 5; ++n) S::prefetch(saved + kAhead * 5 * units16(p_) + n * kPanel);
       const bool keep = masked(p_, row, t);
       for (int64_t v = 0; v < kPanel; v += S::kWidth) {
         F i = S::load(z + v), f = S::load(z + z_gate + v), g = S::load(z + 2 * z_gate + v),

@@ -26,10 +26,16 @@ struct Start {
   int64_t row, panel;
 };
 
+// Weights to be fetched into L2 while a tile is computed: `step` floats for each of its K.
+struct Ahead {
+  const float* p;
+  int64_t step;
+};
+
 // c[M rows][P panels] = start + a[M rows][K] @ b[P panels][K][16]
 template <class S, int M, int P>
 JLSTM_OWN_FUNCTION void tile(int64_t K, const float* a, int64_t lda, const float* b, int64_t b_panel, Start start,
-                             float* c, int64_t ldc, int64_t c_panel) {
+                             float* c, int64_t ldc, int64_t c_panel, Ahead ahead = {}) {
   constexpr int V = kPanel / S::kWidth;
   typename S::F acc[M][P * V];
 #pragma GCC unroll 64
@@ -42,6 +48,7 @@ JLSTM_OWN_FUNCTION void tile(int64_t K, const float* a, int64_t lda, const float
   for (int m = 0; m < M; ++m) rows[m] = a + m * lda;
 #pragma GCC unroll 1
   for (int64_t k = 0; k < K; ++k) {
+    if constexpr (P == 1) S::prefetch(ahead.p), ahead.p += ahead.step;
     typename S::F w[P * V];
 #pragma GCC unroll 64
     for (int v = 0; v < P * V; ++v) w[v] = S::load(b + v / V * b_panel + k * kPanel + v % V * S::kWidth);
@@ -112,20 +119,28 @@ void product(int64_t R, int64_t K, const float* a, int64_t lda, const float* b, 
     }
     return;
   }
-  const int64_t tiles = (R + S::kRows - 1) / S::kRows;
-  constexpr int64_t kInner = 768;  // 48 KiB of a panel; longer sums are taken in pieces, so that a's rows stay in L2
-  for (int64_t k = 0; k < K; k += kInner) {
-    const int64_t inner = std::min(kInner, K - k);
-    if (k > 0) start = {c, ldc, c_panel};
-    for (int64_t p = 0; p < panels; ++p) {
-      for (int64_t i = 0, r = 0; i < tiles; ++i) {
-        const int64_t rows = (R - r + tiles - i - 1) / (tiles - i);
-        const Start from{start.p + r * start.row + p * start.panel, start.row, 0};
-        with_constant<S::kRows>(rows, [&](auto m) {
-          tile<S, m, 1>(inner, a + r * lda + k, lda, b + p * b_panel + k * kPanel, 0, from, c + r * ldc + p * c_panel,
-                        ldc, 0);
-        });
-        r += rows;
+  constexpr int64_t kInner = 384;  // longer sums are taken in pieces, so that 24 KiB of a panel stay in L1 ...
+  constexpr int64_t kBlock = 96;   // ... and more rows in blocks, so that their part of a stays in L2
+  for (int64_t first = 0; first < R; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, R), tiles = (last - first + S::kRows - 1) / S::kRows;
+    for (int64_t k = 0; k < K; k += kInner) {
+      const int64_t inner = std::min(kInner, K - k);
+      const Start begin = k ? Start{c, ldc, c_panel} : start;
+      for (int64_t p = 0; p < panels; ++p) {
+        // Wide layers' weights come from L3 at every step. Fetched ahead, they cost a seventh less at N = 512.
+        const float* next = p + 1 < panels  ? b + (p + 1) * b_panel + k * kPanel
+                            : k + inner < K ? b + (k + inner) * kPanel
+                                            : b + panels * b_panel;
+        for (int64_t i = 0, r = first; i < tiles; ++i) {
+          const int64_t rows = (last - r + tiles - i - 1) / (tiles - i);
+          const Start from{begin.p + r * begin.row + p * begin.panel, begin.row, 0};
+          const Ahead ahead{next + i * inner * kPanel / tiles, (kPanel + tiles - 1) / tiles};
+          with_constant<S::kRows>(rows, [&](auto m) {
+            tile<S, m, 1>(inner, a + r * lda + k, lda, b + p * b_panel + k * kPanel, 0, from,
+                          c + r * ldc + p * c_panel, ldc, 0, ahead);
+          });
+          r += rows;
+        }
       }
     }
   }
