@@ -50,18 +50,41 @@ def lstm_cell(
 
     Source: Gers, Schmidhuber & Cummins 2000; argument names and numbers of keras.layers.LSTM.
     """
-    φ = named.activation("activation", activation)
-    σ = named.activation("recurrent_activation", recurrent_activation)
     checks.instance("variant", variant, Variant)
     D, N, P = checks.sizes(params, variant)
     state = checks.state(state, (), N, P)
     x = checks.array("x", x, "floating", (D,))
     checks.dropout_masks(dropout_masks, D, P)
+    return advance(params, state, x, activation, recurrent_activation, variant, dropout_masks, joined=False)
 
+
+def advance(
+    params: LSTMParams,
+    state: LSTMState,
+    x: jax.Array,
+    activation: named.Activation,
+    recurrent_activation: named.Activation,
+    variant: Variant,
+    dropout_masks: DropoutMasks,
+    *,
+    joined: bool,
+) -> tuple[LSTMState, jax.Array]:
+    """What lstm_cell computes, of arguments that have been checked.
+
+    joined: take [x, h] @ [kernel; recurrent_kernel] as one product. That pays inside a loop, out of which XLA moves the
+        joining of the weights, and costs a copy of them elsewhere.
+    """
+    φ = named.activation("activation", activation)
+    σ = named.activation("recurrent_activation", recurrent_activation)
     wide = wider_dtype(x.dtype, state.c.dtype)  # a float32 state keeps its bits under bfloat16 products
     with jax.named_scope("lstm_cell"):
-        z = _product(x, params.kernel, dropout_masks.input, wide)
-        z = z + _product(state.h.astype(x.dtype), params.recurrent_kernel, dropout_masks.recurrent, wide)
+        h = state.h.astype(x.dtype)
+        if joined and dropout_masks.input is None and dropout_masks.recurrent is None:
+            kernel = jnp.concatenate([params.kernel.astype(x.dtype), params.recurrent_kernel.astype(x.dtype)])
+            z = _product(jnp.concatenate([x, h]), kernel, None, wide)
+        else:
+            z = _product(x, params.kernel, dropout_masks.input, wide)
+            z = z + _product(h, params.recurrent_kernel, dropout_masks.recurrent, wide)
         if params.bias is not None:
             z = z + params.bias.astype(wide)
         c = state.c.astype(wide)
