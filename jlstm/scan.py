@@ -101,10 +101,10 @@ def lstm_scan(
         return new, new.h.astype(x.dtype)
 
     # Measured on two Zen 3 cores at (B, T, D, N) = (1, 100, 32, 64) and (32, 100, 32, 128). One product of [x, h] with
-    # the joined weights is 1.3 times as fast as two, forwards at the first shape, and 1.14 times in training at the second.
-    # The input product hoisted out of the loop takes 1.05 and 1.6 times as long: its [T, B, 4N] buffer costs more in
-    # memory traffic than one large product saves. Weights' gradients deferred to one product after the loop (a
-    # custom_jvp that takes the tangents' x @ dkernel + h @ drecurrent_kernel before it) take 1.1 and 1.3 times as long.
+    # the joined weights is 1.3 times as fast as two, forwards at the first shape, and 1.14 times in training at the
+    # second. The input product hoisted out of the loop takes 1.05 and 1.6 times as long: its [T, B, 4N] buffer costs
+    # more in memory traffic than one large product saves. Weights' gradients deferred to one product after the loop
+    # (a custom_jvp that takes x @ dkernel + h @ drecurrent_kernel before it) take 1.1 and 1.3 times as long.
     # The cell casts params inside the loop too, so that in bfloat16 their gradients are summed over time in float32.
     with jax.named_scope("lstm_scan"):
         if remat_every is None:

@@ -172,12 +172,15 @@ def primitives(jaxpr, inside=False):
                 yield from primitives(inner, loop)
 
 
+SCANNED = LSTM(N, return_sequences=True, dropout=0.5, backend="xla")
+
+
 @pytest.mark.parametrize(
     "layer",
     [
-        LSTM(N, dropout=0.5, recurrent_dropout=0.5),
-        Stack((LSTM(N, return_sequences=True, dropout=0.5), LSTM(N, recurrent_dropout=0.5)), dropout=0.5),
-        Bidirectional(LSTM(N, dropout=0.5)),
+        LSTM(N, dropout=0.5, recurrent_dropout=0.5, backend="xla"),
+        Stack((SCANNED, LSTM(N, recurrent_dropout=0.5, backend="xla")), dropout=0.5),
+        Bidirectional(LSTM(N, dropout=0.5, backend="xla")),
     ],
 )
 def test_nothing_random_is_drawn_inside_the_scan(layer):

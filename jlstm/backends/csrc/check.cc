@@ -1,6 +1,6 @@
 // A program that checks the kernels alone, without XLA or Python, for sanitizers to watch:
 //
-//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined avx2.cc check.cc -pthread && ./a.out
+//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined avx2.cc check.cc -pthread && ./a.out [number of cases]
 //
 // Over generated sizes and options it compares both passes with plain loops in double precision, whose gradients are
 // themselves checked against finite differences. Every array is a heap block of exactly its size, outputs and scratch
@@ -40,7 +40,7 @@ constexpr double kTolerance = 2e-5;
 // Central differences of step 1e-5 in double: 1e-10 from the step, 1e-11 from rounding, and an order for curvature.
 constexpr double kDifferences = 1e-7;
 
-// --- arrays ----------------------------------------------------------------------------------------------------------
+// --- arrays ---------------------------------------------------------------------------------------------------------
 
 // A heap block of exactly n entries, so that AddressSanitizer sees the first byte past its end.
 template <class T>
@@ -65,7 +65,7 @@ Floats unwritten(int64_t n) {
   return a;
 }
 
-// --- cases -----------------------------------------------------------------------------------------------------------
+// --- cases ----------------------------------------------------------------------------------------------------------
 
 struct Options {
   bool bias = true, peephole = false, mask = false, reset = false, reset_state = false;
@@ -141,7 +141,7 @@ struct Case {
   }
 };
 
-// --- the reference: one unit at a time, in double ----------------------------------------------------------------------
+// --- the reference: one unit at a time, in double -------------------------------------------------------------------
 
 double activate(const Activation& a, double x) {
   switch (a.kind) {
@@ -308,7 +308,7 @@ Reference reference(const Case& k, const Moved& v) {
   return r;
 }
 
-// --- running the kernel ------------------------------------------------------------------------------------------------
+// --- running the kernel ---------------------------------------------------------------------------------------------
 
 struct Results {
   Floats h, c, y, saved;
@@ -381,7 +381,7 @@ Threads backwards(int count) {
           }};
 }
 
-// --- verdicts ----------------------------------------------------------------------------------------------------------
+// --- verdicts -------------------------------------------------------------------------------------------------------
 
 int failures = 0;
 
@@ -458,7 +458,7 @@ void check_reference(const Case& k) {
   of("reset_h", v.reset_h, r.dreset_h, 1), of("reset_c", v.reset_c, r.dreset_c, 1);
 }
 
-// --- what is checked ---------------------------------------------------------------------------------------------------
+// --- what is checked ------------------------------------------------------------------------------------------------
 
 template <size_t n>
 int64_t one_of(Random& random, const int64_t (&values)[n]) {
@@ -610,7 +610,7 @@ int main(int argc, char** argv) {
     std::printf("skipped: no kernel for this processor\n");
     return 0;
   }
-  const int count = argc > 1 ? std::atoi(argv[1]) : 400;
+  const int count = argc > 1 ? std::atoi(argv[1]) : 300;
   references();
   particular();
   nothing();
