@@ -206,8 +206,7 @@ _AXES_OF_BACKWARD = ("m d g", "m n g", "m g", "m p n", "m b n", "m b n", "m b t 
 def _attributes(config: Config) -> dict[str, np.ndarray]:
     variant = config.variant
     output = config.activation if variant.output_activation is None else variant.output_activation
-    kinds = [kind(a) for a in (config.activation, config.recurrent_activation, output)]
-    assert all(k is not None for k in kinds)  # dispatch.py has seen to it
+    kinds = [k for a in (config.activation, config.recurrent_activation, output) if (k := kind(a)) is not None]
     coupled = (None, "input", "forget").index(variant.coupled)
     options = [*(k[0] for k in kinds), config.reverse, coupled, variant.forget_gate]
     return {

@@ -7,7 +7,7 @@ import os
 import threading
 
 import jax
-import jaxlib
+from jaxlib.version import __version__ as jaxlib_version
 
 INTERFACE = 1  # the order of operands, results and options; as jlstm_interface() in csrc/ffi.cc
 TARGETS = {"jlstm_forward": "jlstm_forward", "jlstm_backward": "jlstm_backward"}
@@ -22,8 +22,9 @@ def unavailable() -> str | None:
 
 
 def instructions() -> str:
-    """The instruction set that the kernel uses here."""
-    return ctypes.string_at(_library().jlstm_instructions()).decode()
+    """The instruction set that the kernel uses, where it is not unavailable."""
+    library = _library()
+    return "" if library is None else ctypes.string_at(library.jlstm_instructions()).decode()
 
 
 @functools.cache
@@ -42,7 +43,7 @@ def _load() -> str | None:
         for target, symbol in TARGETS.items():
             jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
     except Exception as error:  # XLA refuses what was built against another version of its interface
-        return f"jaxlib {jaxlib.__version__} refused the kernel, which was built against another version: {error}"
+        return f"jaxlib {jaxlib_version} refused the kernel, which was built against another version: {error}"
     return None
 
 
@@ -53,7 +54,7 @@ def _library() -> ctypes.CDLL | None:
     built = sorted(glob.glob(os.path.join(glob.escape(folder), "_cpu-jaxlib*")))
     if not built:
         return None
-    own = [path for path in built if os.path.basename(path).startswith(f"_cpu-jaxlib{jaxlib.__version__}-")]
+    own = [path for path in built if os.path.basename(path).startswith(f"_cpu-jaxlib{jaxlib_version}-")]
     library = ctypes.CDLL((own or built)[-1])
     library.jlstm_instructions.restype = ctypes.c_void_p
     return library
