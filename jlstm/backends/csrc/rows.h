@@ -55,7 +55,13 @@ inline int64_t at(const Problem& p, int64_t step) { return p.reverse ? p.T - 1 -
 inline bool masked(const Problem& p, int64_t row, int64_t t) { return p.mask && !p.mask[row * p.T + t]; }
 inline bool restarts(const Problem& p, int64_t row, int64_t t) { return p.reset && p.reset[row * p.T + t]; }
 
-inline void copy(float* to, const float* from, int64_t n) { std::memcpy(to, from, sizeof(float) * n); }
+inline void copy(float* to, const float* from, int64_t n) {
+  if (n >= 8) {
+    std::memcpy(to, from, sizeof(float) * n);
+  } else {  // a call costs more than the copy
+    for (int64_t i = 0; i < n; ++i) to[i] = from[i];
+  }
+}
 inline void copy_or_zero(float* to, const float* from, int64_t n) {
   from ? copy(to, from, n) : static_cast<void>(std::memset(to, 0, sizeof(float) * n));
 }
