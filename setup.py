@@ -3,6 +3,7 @@
 The kernel is optional: without a C++17 compiler, or where the build fails, the install succeeds and jlstm uses XLA.
 """
 
+import glob
 import os
 import sysconfig
 
@@ -41,6 +42,7 @@ def extensions():
         Extension(
             NAME,
             SOURCES,
+            depends=glob.glob("jlstm/backends/csrc/*.h"),
             include_dirs=[include],
             language="c++",
             # no -march: the instruction set is chosen at run time. -w: XLA's headers warn.

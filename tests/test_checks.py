@@ -511,7 +511,12 @@ WRONG = {
         "param_dtype must be one of the dtypes float16, bfloat16, float32, float64",
         "None",
     ),
-    "backend unknown": (made(LSTM, 2, backend="gpu"), ValueError, "backend must be one of 'auto', 'cpu', 'xla'", "'gpu'"),
+    "backend unknown": (
+        made(LSTM, 2, backend="gpu"),
+        ValueError,
+        "backend must be one of 'auto', 'cpu', 'xla'",
+        "'gpu'",
+    ),
     "variant a dict": (made(LSTM, 2, variant={}), TypeError, "variant must be Variant", "{}"),
     "variant a class": (made(LSTM, 2, variant=Variant), TypeError, "variant must be Variant", ""),
     # --- Variant

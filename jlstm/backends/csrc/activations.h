@@ -66,7 +66,7 @@ inline typename S::F times_slope(const Activation& a, typename S::F y, typename 
     case Act::kRelu:
       return S::zero_unless_positive(y, dy);
     case Act::kHardTanh:
-      return S::zero_unless_positive(S::sub(one, S::abs(y)), dy);
+      return S::add(S::zero_unless_positive(S::sub(one, S::abs(y)), dy), S::sub(y, y));  // NaN stays NaN
     case Act::kSoftsign: {
       const auto d = S::sub(one, S::abs(y));
       return S::mul(dy, S::mul(d, d));

@@ -188,6 +188,9 @@ class BackwardRows {
       S::store(dc + u, dc_u);
       S::store(dh + u, S::zero());
     }
+    // Units past N: where x or h is infinite theirs are NaN (0 times infinity), and would spoil the others' sums.
+    if (N < N16_)
+      for (int64_t g = 0; g < kGates; ++g) std::fill(dz + g * N16_ + N, dz + (g + 1) * N16_, 0.0f);
   }
 
   // What the gates read at this step, for the weights' gradients; the bias reads 1.
@@ -338,6 +341,7 @@ void backward(const Backward& p, const Threads& threads) {
     const Rows rows = parts.rows(i, p.B);
     const PartGradients d{gradients + i * part_size,
                           gradients + i * part_size + Workspace::padded(kGates * blocks(p) * PartGradients::panel_size(p))};
+    if (p.T == 0 || p.B == 0) std::fill_n(d.panels, kGates * blocks(p) * PartGradients::panel_size(p), 0.0f);
     if (p.peephole) std::fill(d.peephole, d.peephole + 3 * units16(p), 0.0f);
     for (float* reset : {p.dreset_h, p.dreset_c})
       if (reset) std::fill_n(reset + (rows.m * p.B + rows.first) * p.N, rows.count * p.N, 0.0f);

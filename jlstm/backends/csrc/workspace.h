@@ -45,7 +45,7 @@ class Workspace {
     }
     // A whole huge page where there is some use for it: small pages lie anywhere in memory, and weights of half of L2
     // then evict each other (measured: 0.5 or 0.7 of the peak, from process to process).
-    const size_t unit = bytes > kSmall ? kHuge : kSmall;
+    const size_t unit = kExact ? 64 : bytes > kSmall ? kHuge : kSmall;
     block_.bytes = (bytes + unit - 1) / unit * unit;
     block_.p = std::aligned_alloc(unit, block_.bytes);
     if (!block_.p) throw std::bad_alloc();
@@ -73,7 +73,12 @@ class Workspace {
   static int64_t padded(int64_t n) { return (n + 15) / 16 * 16; }
 
  private:
-  static constexpr size_t kSmall = size_t{64} << 10, kHuge = size_t{2} << 20, kKept = size_t{256} << 20;
+#if defined(__SANITIZE_ADDRESS__)
+  static constexpr bool kExact = true;  // nothing past the end, nothing kept: an overrun is seen
+#else
+  static constexpr bool kExact = false;
+#endif
+  static constexpr size_t kSmall = size_t{64} << 10, kHuge = size_t{2} << 20, kKept = kExact ? 0 : size_t{256} << 20;
   struct Block {
     void* p = nullptr;
     size_t bytes = 0;
