@@ -12,7 +12,6 @@ from jlstm.backends import dispatch
 from jlstm.cell import lstm_cell
 from jlstm.dropout import lstm_dropout_masks
 from jlstm.initializers import Chrono
-from jlstm.scan import lstm_scan
 from jlstm.types import DropoutMasks, LSTMParams, LSTMState, wider_dtype
 from jlstm.variant import Variant
 
@@ -239,40 +238,8 @@ class LSTM:
             reset_state = checks.state(reset_state, (B,), N, P, name="reset_state")
 
         masks = self._dropout_masks(key, B, D, x.dtype)
-        arguments = params, state, x, mask, reset, reset_state, masks
-        choice = dispatch.choose(self, x.shape, x.dtype, wider_dtype(state.h.dtype, state.c.dtype))
-        state, hs = self._apply_kernel(*arguments) if choice.backend == "cpu" else self._apply_scan(*arguments)
+        state, hs = dispatch.run(self, params, state, x, mask, reset, reset_state, masks)
         return state, self._outputs(state, hs, mask, x)
-
-    def _apply_scan(self, params, state, x, mask, reset, reset_state, masks):
-        """By lax.scan: the state, and hs [B, T, N] in the order of x."""
-
-        def one_row(state, xs, mask, reset, reset_state, masks):
-            return lstm_scan(
-                params,
-                state,
-                xs,
-                mask=mask,
-                reset=reset,
-                reset_state=reset_state,
-                reverse=self.go_backwards,
-                unroll=self.unroll,
-                remat_every=self.remat_every,
-                dropout_masks=masks,
-                **self._cell_options,
-            )
-
-        return jax.vmap(one_row)(state, x, mask, reset, reset_state, masks)
-
-    def _apply_kernel(self, params, state, x, mask, reset, reset_state, masks):
-        """By the fused kernel, likewise; hs is None where only the last output is returned."""
-        from jlstm.backends import cpu
-
-        if reset_state is not None and reset is None:
-            raise ValueError("reset_state must be None without reset, got a state")
-        config = cpu.Config(reverse=self.go_backwards, strict=self.backend == "cpu", **self._cell_options)
-        params, x, reset_state, masks = jax.tree.map(lambda a: a.astype(jnp.float32), (params, x, reset_state, masks))
-        return cpu.lstm(config, params, state, x, mask, reset, reset_state, masks, sequences=self.return_sequences)
 
     def step(
         self,
@@ -317,7 +284,7 @@ class LSTM:
             state = jax.tree.map(lambda a: jnp.where(reset[:, None], 0, a), state)
 
         def one_row(state, x, masks):
-            return lstm_cell(params, state, x, dropout_masks=masks, **self._cell_options)
+            return lstm_cell(params, state, x, dropout_masks=masks, **self.cell_options)
 
         return jax.vmap(one_row)(state, x_t, self._dropout_masks(key, B, D, x_t.dtype))
 
@@ -381,7 +348,8 @@ class LSTM:
     __repr__ = spec.call_repr
 
     @property
-    def _cell_options(self) -> dict[str, Any]:
+    def cell_options(self) -> dict[str, Any]:
+        """The options of lstm_cell."""
         return {name: getattr(self, name) for name in ("activation", "recurrent_activation", "variant")}
 
     def _check_params(self, params: LSTMParams) -> int:

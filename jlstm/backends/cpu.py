@@ -1,84 +1,27 @@
-"""The fused CPU kernel as three JAX primitives: the layer, its forward pass that saves, and its backward pass.
+"""The fused CPU kernel as JAX primitives: the layer, its forward pass that saves, and its backward pass.
 
 `layer_p` is what a call of a layer binds. Differentiated once it becomes `forward_p`, which saves the gates, and
 `pullback_p`, which is linear, exists for its transpose `backward_p` alone and says so where forward mode asks for it.
 `forward_p` and `backward_p` are differentiated through the reference, lax.scan: so are second and higher orders.
 Lowered for another platform than "cpu", or to be exported, each of them is the reference too.
 
-Operands are arrays with an axis M of members in front (see OPERANDS); an option that is off is an empty array. Under
-`vmap` further examples of shared parameters join the batch, further parameter sets join the members.
+Under `vmap` further examples of shared parameters join the batch, further parameter sets join the members.
 """
 
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
-from jlstm import named
-from jlstm.backends import sharding
-from jlstm.scan import lstm_scan
+from jlstm.backends import calls, sharding
+from jlstm.backends.calls import DIFFERENTIABLE, OPERANDS, PARAMS, WHERE, Config, X
 from jlstm.types import DropoutMasks, LSTMParams, LSTMState
-from jlstm.variant import Variant
 
-# What the kernel reads, in the order of csrc/ffi.cc. The first four may have one member that all share.
-OPERANDS = (
-    "kernel",  #           [M, D, 4N]
-    "recurrent_kernel",  # [M, N, 4N]
-    "bias",  #             [M, 4N] or empty
-    "peephole",  #         [M, 3, N] or empty
-    "h",  #                [M, B, N]
-    "c",  #                [M, B, N]
-    "x",  #                [M, B, T, D]
-    "mask",  #             [M, B, T] or empty
-    "reset",  #            [M, B, T] or empty
-    "reset_h",  #          [M, B, N] or empty
-    "reset_c",  #          [M, B, N] or empty
-    "input_mask",  #       [M, B, 4, D] or empty
-    "recurrent_mask",  #   [M, B, 4, N] or empty
-)
-PARAMS = 4  # of them are parameters
-# What has a gradient, in the order in which the kernel gives them.
-DIFFERENTIABLE = ("kernel", "recurrent_kernel", "bias", "peephole", "h", "c", "x", "reset_h", "reset_c")
-
-_WHERE = tuple(OPERANDS.index(name) for name in DIFFERENTIABLE)
-_X = OPERANDS.index("x")
 _DX = DIFFERENTIABLE.index("x")
-
-
-@dataclass(frozen=True)
-class Config:
-    """What does not change from call to call: the cell's options as lstm_scan takes them, and the direction."""
-
-    activation: Any
-    recurrent_activation: Any
-    variant: Variant
-    reverse: bool
-    strict: bool = False  # the kernel was asked for by name: never the reference in its place
-
-
-# The kinds of csrc/lstm.h, by the name of the activation; the numbers of a hard sigmoid are alpha and beta.
-_KINDS = {"tanh": 0, "sigmoid": 1, "linear": 2, "relu": 3, "hard_tanh": 4, "softsign": 5}
-_HARD_SIGMOID = 6
-ACTIVATIONS = (*_KINDS, "hard_sigmoid", "hard_sigmoid_keras2")
-
-
-def kind(activation: Any) -> tuple[int, float, float] | None:
-    """The kernel's number of an activation, and its two parameters; None for one that the kernel does not have."""
-    if isinstance(activation, str) and activation in _KINDS:
-        return _KINDS[activation], 0.0, 0.0
-    if activation == "hard_sigmoid":
-        return _HARD_SIGMOID, 1 / 6, 0.5
-    if activation == "hard_sigmoid_keras2":
-        activation = named.HardSigmoid()
-    if isinstance(activation, named.HardSigmoid):
-        return _HARD_SIGMOID, activation.alpha, activation.beta
-    return None
 
 
 def lstm(
@@ -127,159 +70,13 @@ def lstm(
 def _varying_alike(operands: list[jax.Array]) -> list[jax.Array]:
     """Let all operands vary over the mesh axes over which any does, so that the gradients of those that did not are
     summed over the devices. Outside of shard_map none does."""
-    over = [jax.typeof(a).manual_axis_type.varying for a in operands]
+    over = [getattr(jax.typeof(a), "manual_axis_type", None) for a in operands]
+    over = [frozenset() if axes is None else axes.varying for axes in over]
     union = frozenset().union(*over)
     return [
         jax.lax.pcast(a, tuple(sorted(union - own)), to="varying") if union - own else a
         for a, own in zip(operands, over, strict=True)
     ]
-
-
-# --- the reference: the same function by lax.scan --------------------------------------------------------------------
-
-
-def _reference(*operands: jax.Array, config: Config) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """h, c and y of lstm_scan, from the operands of the kernel."""
-    members = operands[_X].shape[0]
-    given = [
-        None if a.ndim == 1 else jnp.broadcast_to(a, (members, *a.shape[1:])) if n < PARAMS else a
-        for n, a in enumerate(operands)
-    ]
-
-    def of_member(kernel, recurrent_kernel, bias, peephole, *per_row):
-        params = LSTMParams(kernel, recurrent_kernel, bias, peephole)
-
-        def of_row(h, c, x, mask, reset, reset_h, reset_c, input_mask, recurrent_mask):
-            state, hs = lstm_scan(
-                params,
-                LSTMState(h=h, c=c),
-                x,
-                mask=mask,
-                reset=reset,
-                reset_state=None if reset_h is None else LSTMState(h=reset_h, c=reset_c),
-                reverse=config.reverse,
-                activation=config.activation,
-                recurrent_activation=config.recurrent_activation,
-                variant=config.variant,
-                dropout_masks=DropoutMasks(input_mask, recurrent_mask),
-            )
-            return state.h, state.c, hs
-
-        return jax.vmap(of_row)(*per_row)
-
-    return jax.vmap(of_member)(*given)
-
-
-def _reference_of_differentiable(operands, config):
-    """The reference as a function of the operands that have gradients, and their values."""
-
-    def f(*values):
-        full = list(operands)
-        for n, value in zip(_WHERE, values, strict=True):
-            full[n] = value
-        return _reference(*full, config=config)
-
-    return f, [operands[n] for n in _WHERE]
-
-
-def _reference_gradients(*arguments: jax.Array, config: Config, with_dx: bool) -> list[jax.Array]:
-    """What backward_p gives, by lax.scan, which computes again what the kernel saved."""
-    operands, (_, _, dh, dc, dy) = list(arguments[: len(OPERANDS)]), arguments[len(OPERANDS) :]
-    for n, a in enumerate(operands[:PARAMS]):
-        if a.ndim > 1:  # shared parameters have a gradient for each member
-            operands[n] = jnp.broadcast_to(a, (operands[_X].shape[0], *a.shape[1:]))
-    f, values = _reference_of_differentiable(operands, config)
-    (_, _, y), pullback = jax.vjp(f, *values)
-    grads = pullback((dh, dc, dy if dy.ndim > 1 else jnp.zeros_like(y)))
-    expected = _backward_results(operands, with_dx=with_dx)
-    return [g if g.shape == e.shape else jnp.zeros(e.shape, e.dtype) for g, e in zip(grads, expected, strict=True)]
-
-
-# --- the kernel ------------------------------------------------------------------------------------------------------
-
-
-# The axes of the results, by name: m and b may be split over devices.
-_AXES_OF_FORWARD = ("m b n", "m b n", "m b t n", "m t b s")
-_AXES_OF_BACKWARD = ("m d g", "m n g", "m g", "m p n", "m b n", "m b n", "m b t d", "m b n", "m b n")
-
-
-def _attributes(config: Config) -> dict[str, np.ndarray]:
-    variant = config.variant
-    output = config.activation if variant.output_activation is None else variant.output_activation
-    kinds = [k for a in (config.activation, config.recurrent_activation, output) if (k := kind(a)) is not None]
-    coupled = (None, "input", "forget").index(variant.coupled)
-    options = [*(k[0] for k in kinds), config.reverse, coupled, variant.forget_gate]
-    return {
-        "options": np.array(options, np.int64),
-        "numbers": np.array([number for k in kinds for number in k[1:]], np.float32),
-    }
-
-
-def _sizes(operands):
-    M, B, T, D = operands[_X].shape
-    return M, B, T, D, operands[0].shape[-1] // 4
-
-
-def _float32(*shape: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def _forward_results(operands, *, sequences: bool, save: bool):
-    """h, c, y and what is saved (i, f, g, o and c of each step, in blocks of 16 units); empty where not wanted."""
-    M, B, T, _, N = _sizes(operands)
-    y = _float32(M, B, T, N) if sequences else _float32(0)
-    saved = _float32(M, T, B, 5 * -(-N // 16) * 16) if save else _float32(0)
-    return _float32(M, B, N), _float32(M, B, N), y, saved
-
-
-def _backward_results(operands, *, with_dx: bool):
-    """The gradients of DIFFERENTIABLE; those of parameters one a member, empty where there is no such operand."""
-    M, B, T, D, N = _sizes(operands)
-    *_, peephole = operands[:PARAMS]
-    reset_h = operands[OPERANDS.index("reset_h")]
-    state = _float32(M, B, N)
-    reset = state if reset_h.ndim > 1 else _float32(0)
-    return (
-        _float32(M, D, 4 * N),
-        _float32(M, N, 4 * N),
-        _float32(M, 4 * N),  # of the bias, whether there is one or not
-        _float32(M, 3, N) if peephole.ndim > 1 else _float32(0),
-        state,
-        state,
-        _float32(M, B, T, D) if with_dx else _float32(0),
-        reset,
-        reset,
-    )
-
-
-def _forward_kernel(*operands: jax.Array, config: Config, sequences: bool, save: bool) -> list[jax.Array]:
-    def results(*operands):
-        return _forward_results(operands, sequences=sequences, save=save)
-
-    def call(*operands):
-        return jax.ffi.ffi_call("jlstm_forward", results(*operands))(*operands, **_attributes(config))
-
-    axes = (*_axes_of_operands(operands), *_AXES_OF_FORWARD)
-    return sharding.split_by_rows(call, operands, results, axes)
-
-
-def _backward_kernel(*arguments: jax.Array, config: Config, with_dx: bool) -> list[jax.Array]:
-    def results(*arguments):
-        return _backward_results(arguments, with_dx=with_dx)
-
-    def call(*arguments):
-        return jax.ffi.ffi_call("jlstm_backward", results(*arguments))(*arguments, **_attributes(config))
-
-    saved_and_cotangents = ("m b t n", "m t b s", "m b n", "m b n", "m b t n")
-    axes = (*_axes_of_operands(arguments), *saved_and_cotangents, *_AXES_OF_BACKWARD)
-    return sharding.split_by_rows(call, arguments, results, axes)
-
-
-def _axes_of_operands(operands: Any) -> tuple[str, ...]:
-    """The axes of each operand, likewise; q stands for the four gates."""
-    m = "one" if operands[0].shape[0] == 1 else "m"
-    params = (f"{m} d g", f"{m} n g", f"{m} g", f"{m} p n")
-    return (*params, "m b n", "m b n", "m b t d", "m b t", "m b t", "m b n", "m b n", "m b q d", "m b q n")
 
 
 # --- the primitives ----------------------------------------------------------------------------------------------
@@ -315,7 +112,7 @@ def _primitive(name: str, abstract: Any, kernel: Any, reference: Any) -> Primiti
 def _shaped(results: Any, axes: tuple[str, ...], *operands: Any) -> list[Any]:
     """Results as abstract values, split over the devices along m and b as x is: over a mesh with explicit axes the type
     of an array tells that, and in shard_map over which axes of the mesh it varies."""
-    x = operands[_X]
+    x = operands[X]
     split = dict(zip("mb", x.sharding.spec, strict=False))
     return [
         x.update(
@@ -328,42 +125,42 @@ def _shaped(results: Any, axes: tuple[str, ...], *operands: Any) -> list[Any]:
 
 
 def _layer_abstract(*operands, config, sequences):
-    results = _forward_results(operands, sequences=sequences, save=False)
-    return _shaped(results[: 3 if sequences else 2], _AXES_OF_FORWARD, *operands)
+    results = calls.forward_results(operands, sequences=sequences, save=False)
+    return _shaped(results[: 3 if sequences else 2], calls.AXES_OF_FORWARD, *operands)
 
 
 def _layer_kernel(*operands, config, sequences):
-    return _forward_kernel(*operands, config=config, sequences=sequences, save=False)[: 3 if sequences else 2]
+    return calls.forward_kernel(*operands, config=config, sequences=sequences, save=False)[: 3 if sequences else 2]
 
 
 def _layer_reference(*operands, config, sequences):
-    return _reference(*operands, config=config)[: 3 if sequences else 2]
+    return calls.reference(*operands, config=config)[: 3 if sequences else 2]
 
 
 layer_p = _primitive("jlstm_layer", _layer_abstract, _layer_kernel, _layer_reference)
 
 
 def _saving_abstract(*operands, config):
-    return _shaped(_forward_results(operands, sequences=True, save=True), _AXES_OF_FORWARD, *operands)
+    return _shaped(calls.forward_results(operands, sequences=True, save=True), calls.AXES_OF_FORWARD, *operands)
 
 
 def _saving_kernel(*operands, config):
-    return _forward_kernel(*operands, config=config, sequences=True, save=True)
+    return calls.forward_kernel(*operands, config=config, sequences=True, save=True)
 
 
 def _saving_reference(*operands, config):
-    saved = _forward_results(operands, sequences=True, save=True)[-1]
-    return *_reference(*operands, config=config), jnp.zeros(saved.shape, saved.dtype)
+    saved = calls.forward_results(operands, sequences=True, save=True)[-1]
+    return *calls.reference(*operands, config=config), jnp.zeros(saved.shape, saved.dtype)
 
 
 forward_p = _primitive("jlstm_forward", _saving_abstract, _saving_kernel, _saving_reference)
 
 
 def _backward_abstract(*arguments, config, with_dx):
-    return _shaped(_backward_results(arguments, with_dx=with_dx), _AXES_OF_BACKWARD, *arguments)
+    return _shaped(calls.backward_results(arguments, with_dx=with_dx), calls.AXES_OF_BACKWARD, *arguments)
 
 
-backward_p = _primitive("jlstm_backward", _backward_abstract, _backward_kernel, _reference_gradients)
+backward_p = _primitive("jlstm_backward", _backward_abstract, calls.backward_kernel, calls.reference_gradients)
 
 
 def _pullback_abstract(*arguments, config, sequences, linear):
@@ -390,9 +187,9 @@ batching.primitive_batchers[pullback_p] = _no_forward_mode
 
 def _layer_jvp(primals, tangents, *, config, sequences):
     h, c, y, saved = forward_p.bind(*primals, config=config)
-    linear = tuple(n for n, i in enumerate(_WHERE) if not isinstance(tangents[i], ad.Zero))
+    linear = tuple(n for n, i in enumerate(WHERE) if not isinstance(tangents[i], ad.Zero))
     outputs = pullback_p.bind(
-        *primals, y, saved, *(tangents[_WHERE[n]] for n in linear), config=config, sequences=sequences, linear=linear
+        *primals, y, saved, *(tangents[WHERE[n]] for n in linear), config=config, sequences=sequences, linear=linear
     )
     return [h, c, y][: len(outputs)], outputs
 
@@ -405,15 +202,15 @@ def _pullback_transpose(cotangents, *arguments, config, sequences, linear):
     grads = backward_p.bind(*known, dh, dc, dy, config=config, with_dx=_DX in linear)
     members = known[0].shape[0]
     grads = [  # those of shared parameters are summed over the members
-        g.sum(0, keepdims=True) if _WHERE[n] < PARAMS and members != g.shape[0] else g for n, g in enumerate(grads)
+        g.sum(0, keepdims=True) if WHERE[n] < PARAMS and members != g.shape[0] else g for n, g in enumerate(grads)
     ]
     return [None] * len(known) + [grads[n] for n in linear]
 
 
 def _saving_jvp(primals, tangents, *, config):
     outputs = forward_p.bind(*primals, config=config)
-    f, values = _reference_of_differentiable(primals, config)
-    _, dots = jax.jvp(f, values, [ad.instantiate_zeros(tangents[n]) for n in _WHERE])
+    f, values = calls.reference_of_differentiable(primals, config)
+    _, dots = jax.jvp(f, values, [ad.instantiate_zeros(tangents[n]) for n in WHERE])
     saved_dot = ad.Zero(jax.typeof(outputs[-1]).to_tangent_aval())
     return outputs, [*dots, saved_dot]  # nothing reads it: backward_p differentiates through the operands
 
@@ -421,13 +218,13 @@ def _saving_jvp(primals, tangents, *, config):
 def _backward_jvp(primals, tangents, *, config, with_dx):
     """The derivative of the gradients: y and what was saved count as functions of the operands, which they are."""
     outputs = backward_p.bind(*primals, config=config, with_dx=with_dx)
-    where = [*_WHERE, *(n for n in range(len(OPERANDS) + 2, len(primals)))]
+    where = [*WHERE, *(n for n in range(len(OPERANDS) + 2, len(primals)))]
 
     def gradients(*values):
         full = list(primals)
         for n, value in zip(where, values, strict=True):
             full[n] = value
-        return _reference_gradients(*full, config=config, with_dx=with_dx)
+        return calls.reference_gradients(*full, config=config, with_dx=with_dx)
 
     _, dots = jax.jvp(gradients, [primals[n] for n in where], [ad.instantiate_zeros(tangents[n]) for n in where])
     return outputs, dots
@@ -445,7 +242,7 @@ ad.primitive_transposes[pullback_p] = _pullback_transpose
 def _to_members(arguments, dims):
     """Fold a batch axis of size V into the members: [V M, ...]; parameters that all share stay one."""
     V = next(a.shape[d] for a, d in zip(arguments, dims, strict=True) if d is not None)
-    x, dim = arguments[_X], dims[_X]
+    x, dim = arguments[X], dims[X]
     M = x.shape[0] if dim is None else jnp.moveaxis(x, dim, 0).shape[1]
     shared = all(d is None and a.shape[0] == 1 for a, d in zip(arguments[:PARAMS], dims, strict=False) if a.size)
 

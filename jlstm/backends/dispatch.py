@@ -1,4 +1,4 @@
-"""Which backend runs a call: decided in Python, while tracing, from the spec, the shapes and the dtypes."""
+"""Which backend runs a call, decided in Python, while tracing, from the spec, the shapes and the dtypes; and the call."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jlstm import checks
 from jlstm.backends import library
-from jlstm.types import Directions
+from jlstm.scan import lstm_scan
+from jlstm.types import Directions, DropoutMasks, LSTMParams, LSTMState, wider_dtype
 
 BACKENDS = ("auto", "cpu", "xla")
 
@@ -90,9 +91,56 @@ def choose(layer: Any, x_shape: tuple[Any, ...], dtype: Any, state_dtype: Any) -
     return Choice("cpu") if reason is None else Choice("xla", (("cpu", reason),))
 
 
+def run(
+    layer: Any,
+    params: LSTMParams,
+    state: LSTMState,
+    x: jax.Array,
+    mask: jax.Array | None,
+    reset: jax.Array | None,
+    reset_state: LSTMState | None,
+    dropout_masks: DropoutMasks,
+) -> tuple[LSTMState, Any]:
+    """Run an LSTM over a batch by the backend of choice.
+
+    Returns:
+        The last state, and hs [B, T, N] in the order of x; None for hs where the kernel was not asked for it, because
+        the layer returns the last output alone.
+    """
+    if reset_state is not None and reset is None:
+        raise ValueError("reset_state must be None without reset, got a state")
+    choice = choose(layer, x.shape, x.dtype, wider_dtype(state.h.dtype, state.c.dtype))
+    if choice.backend == "cpu":
+        from jlstm.backends import cpu
+
+        config = cpu.Config(reverse=layer.go_backwards, strict=layer.backend == "cpu", **layer.cell_options)
+        params, x, reset_state, dropout_masks = jax.tree.map(
+            lambda a: a.astype(jnp.float32), (params, x, reset_state, dropout_masks)
+        )
+        rest = mask, reset, reset_state, dropout_masks
+        return cpu.lstm(config, params, state, x, *rest, sequences=layer.return_sequences)
+
+    def one_row(state, xs, mask, reset, reset_state, dropout_masks):
+        return lstm_scan(
+            params,
+            state,
+            xs,
+            mask=mask,
+            reset=reset,
+            reset_state=reset_state,
+            reverse=layer.go_backwards,
+            unroll=layer.unroll,
+            remat_every=layer.remat_every,
+            dropout_masks=dropout_masks,
+            **layer.cell_options,
+        )
+
+    return jax.vmap(one_row)(state, x, mask, reset, reset_state, dropout_masks)
+
+
 def _cpu_cannot(layer: Any, x_shape: tuple[Any, ...], dtype: Any, state_dtype: Any) -> str | None:
     """Why the kernel cannot serve a call, or None."""
-    from jlstm.backends import cpu
+    from jlstm.backends import calls
 
     variant = layer.variant
     for name, value in (
@@ -100,7 +148,7 @@ def _cpu_cannot(layer: Any, x_shape: tuple[Any, ...], dtype: Any, state_dtype: A
         ("recurrent_activation", layer.recurrent_activation),
         ("variant.output_activation", variant.output_activation or "linear"),
     ):
-        if cpu.kind(value) is None:
+        if calls.kind(value) is None:
             return f"{name} {checks.show(value)} is none of those of the kernel"
     for name, value in (
         ("variant.projection", variant.projection),

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jlstm import LSTM, HardSigmoid, Variant
-from jlstm.backends import cpu
+from jlstm.backends.calls import ACTIVATIONS
 
 pytestmark = needs_kernel
 
@@ -88,7 +88,7 @@ def test_the_kernel_agrees_with_the_scan_on_generated_calls(call):
 # --- option by option -----------------------------------------------------------------------------------------------
 
 
-EVERY_ACTIVATION = (*cpu.ACTIVATIONS, HARD)
+EVERY_ACTIVATION = (*ACTIVATIONS, HARD)
 
 
 @pytest.mark.parametrize("n", range(len(EVERY_ACTIVATION)), ids=map(str, EVERY_ACTIVATION))
