@@ -1,4 +1,4 @@
-"""Which backend runs a call, decided in Python, while tracing, from the spec, the shapes and the dtypes; and the call."""
+"""Which backend runs a call, decided while tracing from the spec, the shapes and the dtypes; and the call itself."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -150,14 +150,19 @@ void product(int64_t R, int64_t K, const float* a, int64_t lda, const float* b, 
 template <class S>
 void product_transposed(int64_t n, int64_t K, const float* a, int64_t lda, const float* b, int64_t ldb, int64_t panels,
                         bool add, float* c, int64_t c_panel) {
-  const int64_t tiles = (K + S::kRows - 1) / S::kRows;
-  for (int64_t p = 0; p < panels; ++p) {
-    for (int64_t i = 0, k = 0; i < tiles; ++i) {
-      const int64_t columns = (K - k + tiles - i - 1) / (tiles - i);
-      with_constant<S::kRows>(columns, [&](auto m) {
-        tile_transposed<S, m>(n, a + k, lda, b + p * kPanel, ldb, add, c + p * c_panel + k * kPanel);
-      });
-      k += columns;
+  constexpr int64_t kBlock = 192;  // columns of a whose n rows stay in L2 while all panels go by
+  for (int64_t first = 0; first < K; first += kBlock) {
+    const int64_t last = std::min(first + kBlock, K), tiles = (last - first + S::kRows - 1) / S::kRows;
+    for (int64_t p = 0; p < panels; ++p) {
+      for (int64_t i = 0, k = first; i < tiles; ++i) {
+        const int64_t columns = (last - k + tiles - i - 1) / (tiles - i);
+        float* to = c + p * c_panel + k * kPanel;
+        for (int64_t m = 0; m < S::kRows; ++m) S::prefetch(to + (2 * S::kRows + m) * kPanel);  // of the tile after next
+        with_constant<S::kRows>(columns, [&](auto m) {
+          tile_transposed<S, m>(n, a + k, lda, b + p * kPanel, ldb, add, to);
+        });
+        k += columns;
+      }
     }
   }
 }
