@@ -35,7 +35,7 @@ def extensions():
         import jax.ffi
 
         include = jax.ffi.include_dir()
-    except ImportError as error:
+    except Exception as error:  # not there, or one that does not fit the other
         print(f"jlstm: the CPU kernel is not built: {error}")
         return []
     return [

@@ -188,24 +188,28 @@ def backward_results(operands, *, with_dx: bool):
     )
 
 
-def forward_kernel(*operands: jax.Array, config: Config, sequences: bool, save: bool) -> list[jax.Array]:
+def forward_kernel(*operands: jax.Array, config: Config, sequences: bool, save: bool, split: bool) -> Any:
     def results(*operands):
         return forward_results(operands, sequences=sequences, save=save)
 
     def call(*operands):
         return jax.ffi.ffi_call("jlstm_forward", results(*operands))(*operands, **_attributes(config))
 
+    if not split:
+        return call(*operands)
     axes = (*_axes_of_operands(operands), *AXES_OF_FORWARD)
     return sharding.split_by_rows(call, operands, results, axes)
 
 
-def backward_kernel(*arguments: jax.Array, config: Config, with_dx: bool) -> list[jax.Array]:
+def backward_kernel(*arguments: jax.Array, config: Config, with_dx: bool, split: bool) -> Any:
     def results(*arguments):
         return backward_results(arguments, with_dx=with_dx)
 
     def call(*arguments):
         return jax.ffi.ffi_call("jlstm_backward", results(*arguments))(*arguments, **_attributes(config))
 
+    if not split:
+        return call(*arguments)
     saved_and_cotangents = ("m b t n", "m t b s", "m b n", "m b n", "m b t n")
     axes = (*_axes_of_operands(arguments), *saved_and_cotangents, *AXES_OF_BACKWARD)
     return sharding.split_by_rows(call, arguments, results, axes)

@@ -63,7 +63,8 @@ def lstm(
         for name, a in zip(OPERANDS, given, strict=True)
     ]
     operands[-2:] = map(jax.lax.stop_gradient, operands[-2:])  # drawn, not learned
-    h, c, *ys = layer_p.bind(*_varying_alike(operands), config=config, sequences=sequences)
+    with jax.named_scope("lstm_kernel"):
+        h, c, *ys = layer_p.bind(*_varying_alike(operands), config=config, sequences=sequences)
     return LSTMState(h=h[0], c=c[0]), ys[0][0] if sequences else None
 
 
@@ -95,7 +96,8 @@ def _primitive(name: str, abstract: Any, kernel: Any, reference: Any) -> Primiti
     def lower_kernel(ctx, *operands, **params):
         if ctx.module_context.lowering_parameters.for_export:  # an artifact must not depend on what is installed here
             return lower_reference(ctx, *operands, **params)
-        return mlir.lower_fun(kernel, multiple_results=True)(ctx, *operands, **params)
+        split = sharding.can_split(ctx.module_context.axis_context)
+        return mlir.lower_fun(partial(kernel, split=split), multiple_results=True)(ctx, *operands, **params)
 
     sharding.needs_devices(primitive)
     mlir.register_lowering(primitive, lower_reference)
@@ -105,7 +107,11 @@ def _primitive(name: str, abstract: Any, kernel: Any, reference: Any) -> Primiti
     def compiled(**params):
         return jax.jit(lambda *operands: primitive.bind(*operands, **params))
 
-    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    def run(*operands, **params):
+        with jax.disable_jit(False):  # which would bind the primitive again
+            return compiled(**params)(*operands)
+
+    primitive.def_impl(run)
     return primitive
 
 
@@ -129,8 +135,9 @@ def _layer_abstract(*operands, config, sequences):
     return _shaped(results[: 3 if sequences else 2], calls.AXES_OF_FORWARD, *operands)
 
 
-def _layer_kernel(*operands, config, sequences):
-    return calls.forward_kernel(*operands, config=config, sequences=sequences, save=False)[: 3 if sequences else 2]
+def _layer_kernel(*operands, config, sequences, split):
+    results = calls.forward_kernel(*operands, config=config, sequences=sequences, save=False, split=split)
+    return results[: 3 if sequences else 2]
 
 
 def _layer_reference(*operands, config, sequences):
@@ -144,8 +151,8 @@ def _saving_abstract(*operands, config):
     return _shaped(calls.forward_results(operands, sequences=True, save=True), calls.AXES_OF_FORWARD, *operands)
 
 
-def _saving_kernel(*operands, config):
-    return calls.forward_kernel(*operands, config=config, sequences=True, save=True)
+def _saving_kernel(*operands, config, split):
+    return calls.forward_kernel(*operands, config=config, sequences=True, save=True, split=split)
 
 
 def _saving_reference(*operands, config):
@@ -202,7 +209,8 @@ def _pullback_transpose(cotangents, *arguments, config, sequences, linear):
     grads = backward_p.bind(*known, dh, dc, dy, config=config, with_dx=_DX in linear)
     members = known[0].shape[0]
     grads = [  # those of shared parameters are summed over the members
-        g.sum(0, keepdims=True) if WHERE[n] < PARAMS and members != g.shape[0] else g for n, g in enumerate(grads)
+        g.sum(0, keepdims=True) if WHERE[n] < PARAMS and g.ndim > 1 and members != g.shape[0] else g
+        for n, g in enumerate(grads)
     ]
     return [None] * len(known) + [grads[n] for n in linear]
 
@@ -239,6 +247,15 @@ ad.primitive_transposes[pullback_p] = _pullback_transpose
 # --- vmap ------------------------------------------------------------------------------------------------------------
 
 
+def _options_off(arguments, dims):
+    """An option that is off stays an empty array with a single axis where a transformation has given it another."""
+    pairs = [
+        (jnp.zeros(0, a.dtype), None) if d is not None and a.ndim == 2 and a.shape[1 - d] == 0 else (a, d)
+        for a, d in zip(arguments, dims, strict=True)
+    ]
+    return [a for a, _ in pairs], [d for _, d in pairs]
+
+
 def _to_members(arguments, dims):
     """Fold a batch axis of size V into the members: [V M, ...]; parameters that all share stay one."""
     V = next(a.shape[d] for a, d in zip(arguments, dims, strict=True) if d is not None)
@@ -263,30 +280,29 @@ def _unfold_members(results, V, M):
 
 def _forward_batcher(primitive, operands, dims, **params):
     """Further parameter sets are members; further examples of the same parameters are rows of the batch."""
+    operands, dims = _options_off(operands, dims)
     if any(d is not None for d in dims[:PARAMS]):
         folded, sizes = _to_members(operands, dims)
         results = _unfold_members(primitive.bind(*folded, **params), *sizes)
         return results, [0] * len(results)
     V = next(a.shape[d] for a, d in zip(operands, dims, strict=True) if d is not None)
+    B = [size for axis, size in enumerate(operands[X].shape) if axis != dims[X]][1]
 
     def fold(n, a, d):
         if n < PARAMS or (a.ndim == 1 and d is None):
             return a
         a = jnp.broadcast_to(a[:, None], (a.shape[0], V, *a.shape[1:])) if d is None else jnp.moveaxis(a, d, 1)
-        return a.reshape(a.shape[0], V * a.shape[2], *a.shape[3:])
+        return a.reshape(a.shape[0], V * B, *a.shape[3:])
 
     results = primitive.bind(*(fold(n, a, d) for n, (a, d) in enumerate(zip(operands, dims, strict=True))), **params)
     rows = [1, 1, 1, 2][: len(results)]  # the axis of the batch: what is saved has time before it
-    results = [
-        r.reshape(*r.shape[:axis], V, r.shape[axis] // V, *r.shape[axis + 1 :])
-        for r, axis in zip(results, rows, strict=True)
-    ]
+    results = [r.reshape(*r.shape[:axis], V, B, *r.shape[axis + 1 :]) for r, axis in zip(results, rows, strict=True)]
     return results, rows
 
 
 def _backward_batcher(arguments, dims, **params):
     """All are members: each has gradients of its own with respect to the parameters, be they shared or not."""
-    folded, sizes = _to_members(arguments, dims)
+    folded, sizes = _to_members(*_options_off(arguments, dims))
     results = _unfold_members(backward_p.bind(*folded, **params), *sizes)
     return results, [0] * len(results)
 

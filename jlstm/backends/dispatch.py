@@ -70,8 +70,19 @@ def which_backend(
     choices = []
     for below in layer.layers:
         choices.append(which_backend(below, (B, T, D), **dtypes))
-        D = below.output_size
+        D, dtypes["dtype"] = below.output_size, _output_dtype(below, dtypes["dtype"])
     return tuple(choices)
+
+
+def _output_dtype(layer: Any, dtype: str) -> str:
+    """The dtype of the outputs for x of this dtype."""
+    if hasattr(layer, "layers"):
+        for below in layer.layers:
+            dtype = _output_dtype(below, dtype)
+        return dtype
+    if hasattr(layer, "forward"):
+        return wider_dtype(_output_dtype(layer.forward, dtype), _output_dtype(layer.backward, dtype)).name
+    return layer.dtype or dtype
 
 
 def choose(layer: Any, x_shape: tuple[Any, ...], dtype: Any, state_dtype: Any) -> Choice:
@@ -109,7 +120,8 @@ def run(
     """
     if reset_state is not None and reset is None:
         raise ValueError("reset_state must be None without reset, got a state")
-    choice = choose(layer, x.shape, x.dtype, wider_dtype(state.h.dtype, state.c.dtype))
+    dtypes = state.h.dtype, state.c.dtype
+    choice = choose(layer, x.shape, x.dtype, next((d for d in dtypes if d != jnp.float32), jnp.float32))
     if choice.backend == "cpu":
         from jlstm.backends import cpu
 

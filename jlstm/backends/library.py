@@ -4,13 +4,14 @@ import ctypes
 import functools
 import glob
 import os
+import sysconfig
 import threading
 
 import jax
 from jaxlib.version import __version__ as jaxlib_version
 
-INTERFACE = 1  # the order of operands, results and options; as jlstm_interface() in csrc/ffi.cc
-TARGETS = {"jlstm_forward": "jlstm_forward", "jlstm_backward": "jlstm_backward"}
+INTERFACE = 2  # the order of operands, results and options; as jlstm_interface() in csrc/ffi.cc
+TARGETS = ("jlstm_forward", "jlstm_backward")
 
 _LOCK = threading.Lock()
 
@@ -31,7 +32,7 @@ def instructions() -> str:
 def _load() -> str | None:
     try:
         library = _library()
-    except OSError as error:
+    except (OSError, AttributeError) as error:  # no such file, not a library, or one of something else
         return f"the kernel could not be loaded: {error}"
     if library is None:
         return "the kernel was not built when jlstm was installed (no C++17 compiler, or the build failed)"
@@ -40,8 +41,8 @@ def _load() -> str | None:
     if library.jlstm_instructions() is None:
         return "the processor lacks AVX2 and FMA"
     try:
-        for target, symbol in TARGETS.items():
-            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+        for target in TARGETS:
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     except Exception as error:  # XLA refuses what was built against another version of its interface
         return f"jaxlib {jaxlib_version} refused the kernel, which was built against another version: {error}"
     return None
@@ -51,7 +52,7 @@ def _load() -> str | None:
 def _library() -> ctypes.CDLL | None:
     """The library built against this jaxlib, or one built against another, which XLA may accept or refuse."""
     folder = os.path.dirname(__file__)
-    built = sorted(glob.glob(os.path.join(glob.escape(folder), "_cpu-jaxlib*")))
+    built = sorted(glob.glob(os.path.join(glob.escape(folder), f"_cpu-jaxlib*-{sysconfig.get_platform()}.so")))
     if not built:
         return None
     own = [path for path in built if os.path.basename(path).startswith(f"_cpu-jaxlib{jaxlib_version}-")]

@@ -3,7 +3,9 @@
 To the partitioner a custom call is a black box, for which it would give every device the whole batch.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,16 @@ def needs_devices(primitive: Primitive) -> None:
     """Have JAX tell the lowering of a primitive which devices there are, as custom_partitioning asks for."""
     if prim_requires_devices_during_lowering is not None:
         prim_requires_devices_during_lowering.add(primitive)
+
+
+def can_split(axis_context: Any) -> bool:
+    """Whether custom_partitioning can serve this lowering: where no argument tells the mesh it finds none, and inside a
+    shard_map over some of the axes it does not know the others."""
+    manual = getattr(axis_context, "manual_axes", None)
+    if manual is not None:
+        return set(manual) == set(axis_context.mesh.axis_names)
+    known = getattr(axis_context, "abstract_mesh", None) is not None
+    return known and prim_requires_devices_during_lowering is not None
 
 
 def split_by_rows(
@@ -60,8 +72,14 @@ def split_by_rows(
 
     def shardings(arg_shapes):
         """Those of operands and results, split as x is: the one operand that has all of the axes m, b, t, d."""
-        x = arg_shapes[in_axes.index(["m", "b", "t", "d"])].sharding
-        split = {a: s for a, s in zip("mb", (*x.spec, None, None), strict=False) if s is not None}
+        shape = arg_shapes[in_axes.index(["m", "b", "t", "d"])]
+        x = shape.sharding
+        split = {  # evenly: the rows that would fill up the last device's part would enter the sums over the rows
+            a: s
+            for a, s, size in zip("mb", (*x.spec, None, None), shape.shape, strict=False)
+            if s is not None
+            and size % math.prod(x.mesh.shape[name] for name in ((s,) if isinstance(s, str) else s)) == 0
+        }
         return (
             x.mesh,
             split,
@@ -86,8 +104,6 @@ def split_by_rows(
     def infer(mesh, arg_shapes, result_shapes):
         return shardings(arg_shapes)[-1]
 
-    if prim_requires_devices_during_lowering is None:
-        return list(call(*operands))
     whole = dict.fromkeys(a for names in in_axes + out_axes for a in names if a not in SPLIT)  # as they come
     rule = " -> ".join(", ".join(" ".join(names) for names in group) for group in (in_axes, out_axes))
     split_apply = custom_partitioning(apply)

@@ -248,6 +248,31 @@ def without_jit():
     cases.close(got, forward(LAYER, *arguments()), **TOLERANCE)
 
 
+@check
+def rows_that_do_not_divide_give_the_numbers_of_one_device():
+    params, _, x, *_ = arguments()
+    odd = 6  # rows, over four devices
+
+    def of(layer):
+        def f(params, x):
+            return jnp.sum(layer.apply(params, layer.initial_state(odd), x[:odd])[1] ** 2)
+
+        return jax.jit(jax.value_and_grad(f))
+
+    split = put(mesh_of(), params, x)
+    cases.close(of(LAYER)(*split), of(replace(LAYER, backend="xla"))(params, x), **TOLERANCE)
+
+
+@check
+def arrays_of_one_device_under_a_mesh_of_four():
+    params, state, x, *_ = arguments()
+    expected = jax.jit(LAYER.apply)(params, state, x)
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        with jax.sharding.set_mesh(mesh_of(axis_type)):
+            got = jax.jit(LAYER.apply)(params, state, x)
+        cases.close(got, expected, **TOLERANCE)
+
+
 if __name__ == "__main__":
     verdicts = {}
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):

@@ -290,3 +290,48 @@ def test_auto_exports_the_scan():
 
 
 STATE_AND_X = (STATE.h, STATE.c, X)
+
+
+# --- edges -----------------------------------------------------------------------------------------------------------
+
+
+def test_disable_jit():
+    layer = replace(LAYER, backend="cpu")
+    with jax.disable_jit():
+        got = layer.apply(PARAMS, STATE, X)
+    cases.close(got, jax.jit(layer.apply)(PARAMS, STATE, X), **cases.SAME)
+
+
+def test_gradients_of_a_cond_mapped_over_its_predicate():
+    def gradients(layer, x, taken):
+        def f(params):
+            return jax.lax.cond(taken, lambda p: loss(layer, p, STATE, x), lambda p: 0.0 * jnp.sum(p.kernel), params)
+
+        return jax.grad(f)(PARAMS)
+
+    xs, taken = jnp.stack([X, 2 * X]), jnp.array([True, False])
+    cpu, xla = (
+        jax.jit(jax.vmap(partial(gradients, replace(LAYER, backend=backend))))(xs, taken) for backend in ("cpu", "xla")
+    )
+    agree(cpu, xla)
+
+
+def test_vmap_over_no_example():
+    layer = replace(LAYER, backend="cpu")
+    _, y = jax.vmap(lambda x: layer.apply(PARAMS, STATE, x))(jnp.zeros((0, *X.shape)))
+    assert y.shape == (0, B, T, N)
+
+
+def test_inputs_of_no_width():
+    params = LSTMParams(jnp.zeros((0, 4 * N)), PARAMS.recurrent_kernel, PARAMS.bias)
+    x = jnp.zeros((B, T, 0))
+    cpu, xla = (replace(LAYER, backend=backend).apply(params, STATE, x) for backend in ("cpu", "xla"))
+    agree(cpu, xla)
+
+
+def test_a_state_of_mixed_dtypes_is_left_to_the_scan():
+    mixed = LSTMState(h=STATE.h, c=STATE.c.astype("bfloat16"))
+    state, _ = LAYER.apply(PARAMS, mixed, X)
+    assert (state.h.dtype, state.c.dtype) == ("float32", "bfloat16")
+    with pytest.raises(ValueError, match="keeps the state in float32, not bfloat16"):
+        replace(LAYER, backend="cpu").apply(PARAMS, mixed, X)

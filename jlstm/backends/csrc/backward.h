@@ -313,6 +313,7 @@ inline void add_peephole_parts(const Backward& p, const Parts& parts, int64_t m,
 
 template <class S>
 void backward(const Backward& p, const Threads& threads) {
+  if (p.M == 0) return;
   const Parts parts(p, threads.count);
   const int64_t members = p.shared ? 1 : p.M, panel = BackwardWeights::panel_size(p);
   const int64_t panels = blocks(p) + BackwardWeights::kernel_panels(p);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <stdexcept>
 #include <utility>
 
 #if defined(__linux__)
@@ -96,19 +97,22 @@ Threads threads_of(ffi::ThreadPool& pool) {
           }};
 }
 
-// The operands in turn; an empty one is an option that is off.
+// The numbers of a buffer, or null where it is empty: an option that is off.
+template <class T>
+T* numbers_of(const ffi::AnyBuffer& b, ffi::DataType type) {
+  if (b.element_type() != type) throw std::invalid_argument("jlstm: an operand of another dtype than the kernel's");
+  return b.element_count() ? static_cast<T*>(b.untyped_data()) : nullptr;
+}
+
+// The operands in turn.
 class Operands {
  public:
   explicit Operands(ffi::RemainingArgs args) : args_(args) {}
   ffi::AnyBuffer next() { return args_.get<ffi::AnyBuffer>(n_++).value(); }
-  const float* floats() { return pointer<const float>(next()); }
-  const uint8_t* bools() { return pointer<const uint8_t>(next()); }
+  const float* floats() { return numbers_of<const float>(next(), ffi::F32); }
+  const uint8_t* bools() { return numbers_of<const uint8_t>(next(), ffi::PRED); }
 
  private:
-  template <class T>
-  static T* pointer(ffi::AnyBuffer b) {
-    return b.element_count() ? static_cast<T*>(b.untyped_data()) : nullptr;
-  }
   ffi::RemainingArgs args_;
   size_t n_ = 0;
 };
@@ -116,10 +120,7 @@ class Operands {
 class Results {
  public:
   explicit Results(ffi::RemainingRets rets) : rets_(rets) {}
-  float* floats() {
-    ffi::Result<ffi::AnyBuffer> b = rets_.get<ffi::AnyBuffer>(n_++).value();
-    return b->element_count() ? static_cast<float*>(b->untyped_data()) : nullptr;
-  }
+  float* floats() { return numbers_of<float>(*rets_.get<ffi::AnyBuffer>(n_++).value(), ffi::F32); }
 
  private:
   ffi::RemainingRets rets_;
@@ -129,14 +130,14 @@ class Results {
 // The 13 operands that both passes begin with, and what `options` says, in the order in which cpu.py writes it.
 void read_problem(Operands& in, ffi::Span<const int64_t> options, ffi::Span<const float> numbers, Problem& p) {
   const ffi::AnyBuffer kernel = in.next();
-  p.kernel = static_cast<const float*>(kernel.untyped_data());
+  p.kernel = numbers_of<const float>(kernel, ffi::F32);
   p.recurrent_kernel = in.floats();
   p.bias = in.floats();
   p.peephole = in.floats();
   p.h0 = in.floats();
   p.c0 = in.floats();
   const ffi::AnyBuffer x = in.next();
-  p.x = static_cast<const float*>(x.untyped_data());
+  p.x = numbers_of<const float>(x, ffi::F32);
   p.mask = in.bools();
   p.reset = in.bools();
   p.reset_h = in.floats();
@@ -164,6 +165,8 @@ ffi::Error run(Fn&& kernel) {
     kernel();
   } catch (const std::bad_alloc&) {
     return ffi::Error(ffi::ErrorCode::kResourceExhausted, "jlstm: no memory for the packed weights and the scratch space");
+  } catch (const std::invalid_argument& error) {
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument, error.what());
   }
   return ffi::Error::Success();
 }
@@ -228,7 +231,7 @@ JLSTM_EXPORT XLA_FFI_Error* jlstm_forward(XLA_FFI_CallFrame* frame) { return for
 JLSTM_EXPORT XLA_FFI_Error* jlstm_backward(XLA_FFI_CallFrame* frame) { return backward_handler(frame); }
 
 // The order of operands, results and options; cpu.py refuses a library of another number.
-JLSTM_EXPORT int jlstm_interface() { return 1; }
+JLSTM_EXPORT int jlstm_interface() { return 2; }
 // The instruction set that would run here, or null.
 JLSTM_EXPORT const char* jlstm_instructions() {
   const jlstm::Kernels* k = jlstm::kernels();

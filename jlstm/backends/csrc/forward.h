@@ -197,6 +197,7 @@ class ForwardRows {
 
 template <class S>
 void forward(const Forward& p, const Threads& threads) {
+  if (p.M == 0) return;
   const Parts parts(p, threads.count);
   const int64_t members = p.shared ? 1 : p.M, panels = kGates * blocks(p);
   const int64_t most_rows = std::min(kMostRows, (p.B + parts.per_member - 1) / parts.per_member);

@@ -123,7 +123,7 @@ void product(int64_t R, int64_t K, const float* a, int64_t lda, const float* b, 
   constexpr int64_t kBlock = 96;   // ... and more rows in blocks, so that their part of a stays in L2
   for (int64_t first = 0; first < R; first += kBlock) {
     const int64_t last = std::min(first + kBlock, R), tiles = (last - first + S::kRows - 1) / S::kRows;
-    for (int64_t k = 0; k < K; k += kInner) {
+    for (int64_t k = 0; k == 0 || k < K; k += kInner) {  // once where K = 0 too: c = start
       const int64_t inner = std::min(kInner, K - k);
       const Start begin = k ? Start{c, ldc, c_panel} : start;
       for (int64_t p = 0; p < panels; ++p) {
