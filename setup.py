@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 NAME = "jlstm.backends._cpu"
-SOURCES = ["jlstm/backends/csrc/avx2.cc", "jlstm/backends/csrc/ffi.cc"]
+SOURCES = [f"jlstm/backends/csrc/{name}.cc" for name in ("avx2", "avx512", "ffi")]
 
 
 class BuildKernel(build_ext):

@@ -1,5 +1,9 @@
 """One step of an LSTM on one example: the gate equations, nothing else."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -55,36 +59,44 @@ def lstm_cell(
     state = checks.state(state, (), N, P)
     x = checks.array("x", x, "floating", (D,))
     checks.dropout_masks(dropout_masks, D, P)
-    return advance(params, state, x, activation, recurrent_activation, variant, dropout_masks, joined=False)
+    return advance(
+        params,
+        state,
+        x,
+        activation=activation,
+        recurrent_activation=recurrent_activation,
+        variant=variant,
+        dropout_masks=dropout_masks,
+        product=apart,
+    )
 
 
 def advance(
     params: LSTMParams,
     state: LSTMState,
     x: jax.Array,
+    *,
     activation: named.Activation,
     recurrent_activation: named.Activation,
     variant: Variant,
     dropout_masks: DropoutMasks,
-    *,
-    joined: bool,
+    product: Callable[..., jax.Array],
 ) -> tuple[LSTMState, jax.Array]:
     """What lstm_cell computes, of arguments that have been checked.
 
-    joined: take [x, h] @ [kernel; recurrent_kernel] as one product. That pays inside a loop, out of which XLA moves the
-        joining of the weights, and costs a copy of them elsewhere.
+    product: what takes x @ kernel + h @ recurrent_kernel where there is no dropout: `apart`, `joined` or
+        `joined_in_training`.
     """
     φ = named.activation("activation", activation)
     σ = named.activation("recurrent_activation", recurrent_activation)
     wide = wider_dtype(x.dtype, state.c.dtype)  # a float32 state keeps its bits under bfloat16 products
     with jax.named_scope("lstm_cell"):
         h = state.h.astype(x.dtype)
-        if joined and dropout_masks.input is None and dropout_masks.recurrent is None:
-            kernel = jnp.concatenate([params.kernel.astype(x.dtype), params.recurrent_kernel.astype(x.dtype)])
-            z = _product(jnp.concatenate([x, h]), kernel, None, wide)
+        if dropout_masks.input is None and dropout_masks.recurrent is None:
+            z = product(x, h, params.kernel.astype(x.dtype), params.recurrent_kernel.astype(x.dtype), wide)
         else:
-            z = _product(x, params.kernel, dropout_masks.input, wide)
-            z = z + _product(h, params.recurrent_kernel, dropout_masks.recurrent, wide)
+            z = _masked_product(x, params.kernel, dropout_masks.input, wide)
+            z = z + _masked_product(h, params.recurrent_kernel, dropout_masks.recurrent, wide)
         if params.bias is not None:
             z = z + params.bias.astype(wide)
         c = state.c.astype(wide)
@@ -95,9 +107,33 @@ def advance(
         else:
             c, h = _variant_gates(params, z, c, σ, φ, variant)
         if params.projection is not None:
-            h = _product(h.astype(x.dtype), params.projection, None, wide)
+            h = _product(h.astype(x.dtype), params.projection.astype(x.dtype), wide)
     h = h.astype(state.h.dtype)  # the output is the h that the state keeps: a masked step has no other
     return LSTMState(h=h, c=c.astype(state.c.dtype)), h.astype(x.dtype)
+
+
+def apart(x: jax.Array, h: jax.Array, kernel: jax.Array, recurrent_kernel: jax.Array, dtype: Any) -> jax.Array:
+    """x @ kernel + h @ recurrent_kernel, as two products."""
+    return _product(x, kernel, dtype) + _product(h, recurrent_kernel, dtype)
+
+
+def joined(x: jax.Array, h: jax.Array, kernel: jax.Array, recurrent_kernel: jax.Array, dtype: Any) -> jax.Array:
+    """The same as one product, [x, h] @ [kernel; recurrent_kernel]. It pays inside a loop, out of which XLA moves the
+    joining of the weights, and costs a copy of them elsewhere."""
+    return _product(jnp.concatenate([x, h]), jnp.concatenate([kernel, recurrent_kernel]), dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def joined_in_training(
+    x: jax.Array, h: jax.Array, kernel: jax.Array, recurrent_kernel: jax.Array, dtype: Any
+) -> jax.Array:
+    """The same as two products, but as one where it is differentiated."""
+    return apart(x, h, kernel, recurrent_kernel, dtype)
+
+
+@joined_in_training.defjvp
+def _joined_in_training_jvp(dtype, primals, tangents):
+    return jax.jvp(lambda *primals: joined(*primals, dtype), primals, tangents)
 
 
 def _variant_gates(params, z, c, σ, φ, variant):
@@ -122,13 +158,17 @@ def _variant_gates(params, z, c, σ, φ, variant):
     return c, σ(clip(o)) * φ_h(c)
 
 
-def _product(x, kernel, mask, dtype):
+def _product(x, kernel, dtype):
+    return jnp.matmul(x, kernel, preferred_element_type=dtype)
+
+
+def _masked_product(x, kernel, mask, dtype):
     """x @ kernel, in x's dtype with sums and result in `dtype`; a mask [4, D] gives each gate its own x."""
     kernel = kernel.astype(x.dtype)
     if mask is None:
-        return jnp.matmul(x, kernel, preferred_element_type=dtype)
+        return _product(x, kernel, dtype)
     mask = mask.astype(x.dtype)
     if mask.ndim == 1:
-        return jnp.matmul(x * mask, kernel, preferred_element_type=dtype)
+        return _product(x * mask, kernel, dtype)
     per_gate = kernel.reshape(x.shape[0], 4, -1)
     return jnp.einsum("gd,dgn->gn", x[None] * mask, per_gate, preferred_element_type=dtype).reshape(-1)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 
 from jlstm import checks, named, spec
 from jlstm.backends import dispatch
-from jlstm.cell import lstm_cell
 from jlstm.dropout import lstm_dropout_masks
 from jlstm.initializers import Chrono
 from jlstm.types import DropoutMasks, LSTMParams, LSTMState, wider_dtype
@@ -238,7 +237,9 @@ class LSTM:
             reset_state = checks.state(reset_state, (B,), N, P, name="reset_state")
 
         masks = self._dropout_masks(key, B, D, x.dtype)
-        state, hs = dispatch.run(self, params, state, x, mask, reset, reset_state, masks)
+        state, hs = dispatch.run(
+            self, params, state, x, mask, reset, reset_state, masks, sequences=self.return_sequences
+        )
         return state, self._outputs(state, hs, mask, x)
 
     def step(
@@ -280,13 +281,10 @@ class LSTM:
         B = x_t.shape[0]
         state = checks.state(state, (B,), self.units, self.output_size)
         if reset is not None:
-            reset = checks.array("reset", reset, "bool", (B,))
-            state = jax.tree.map(lambda a: jnp.where(reset[:, None], 0, a), state)
-
-        def one_row(state, x, masks):
-            return lstm_cell(params, state, x, dropout_masks=masks, **self.cell_options)
-
-        return jax.vmap(one_row)(state, x_t, self._dropout_masks(key, B, D, x_t.dtype))
+            reset = checks.array("reset", reset, "bool", (B,))[:, None]
+        masks = self._dropout_masks(key, B, D, x_t.dtype)
+        state, _ = dispatch.run(self, params, state, x_t[:, None], None, reset, None, masks, sequences=False)
+        return state, state.h.astype(x_t.dtype)
 
     def penalty(self, params: LSTMParams) -> jax.Array:
         """Sum the three weight regularizers: a scalar to add to the loss.

@@ -1,6 +1,7 @@
 """The cell over time, on one example: masks, resets, direction, rematerialisation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jlstm import checks, named
-from jlstm.cell import advance
+from jlstm.cell import advance, apart, joined
 from jlstm.types import DropoutMasks, LSTMParams, LSTMState
 from jlstm.variant import Variant
 
@@ -73,40 +74,82 @@ def lstm_scan(
     unroll = checks.unroll(unroll) or 1
     if remat_every is not None:
         remat_every = checks.positive_int("remat_every", remat_every)
-    checks.known_steps("unroll", unroll, T)
-    checks.known_steps("remat_every", remat_every, T)
     checks.dropout_masks(dropout_masks, D, P)
     if mask is not None:
         mask = checks.array("mask", mask, "bool", (T,))
-        xs = jnp.where(mask[:, None], xs, 0)  # before the arithmetic: a `where` after it back-propagates NaN
-    fresh = None
     if reset is not None:
         reset = checks.array("reset", reset, "bool", (T,))
         if reverse:
             raise ValueError("reset must be None with reverse=True (an episode has no meaning backwards), got an array")
-        fresh = jax.tree.map(jnp.zeros_like, state) if reset_state is None else reset_state
-        fresh = checks.state(fresh, (), N, P, name="reset_state")
+        if reset_state is not None:
+            reset_state = checks.state(reset_state, (), N, P, name="reset_state")
     elif reset_state is not None:
         raise ValueError("reset_state must be None without reset, got a state")
+    return scan(
+        params,
+        state,
+        xs,
+        mask,
+        reset,
+        reset_state,
+        dropout_masks,
+        product=joined,
+        reverse=reverse,
+        unroll=unroll,
+        remat_every=remat_every,
+        activation=activation,
+        recurrent_activation=recurrent_activation,
+        variant=variant,
+    )
 
-    joined = not (isinstance(T, int) and T < 2)
+
+def scan(
+    params: LSTMParams,
+    state: LSTMState,
+    xs: jax.Array,
+    mask: jax.Array | None,
+    reset: jax.Array | None,
+    reset_state: LSTMState | None,
+    dropout_masks: DropoutMasks,
+    *,
+    product: Callable[..., jax.Array],
+    reverse: bool,
+    unroll: int | bool,
+    remat_every: int | None,
+    **cell_options: Any,
+) -> tuple[LSTMState, jax.Array]:
+    """What lstm_scan computes, of arguments that have been checked; `product` as in jlstm.cell.advance."""
+    T = xs.shape[0]
+    checks.known_steps("unroll", unroll, T)
+    checks.known_steps("remat_every", remat_every, T)
+    if mask is not None:
+        xs = jnp.where(mask[:, None], xs, 0)  # before the arithmetic: a `where` after it back-propagates NaN
+    fresh = None
+    if reset is not None:
+        fresh = jax.tree.map(jnp.zeros_like, state) if reset_state is None else reset_state
+    one_step = isinstance(T, int) and T == 1
+    advance_by = partial(
+        advance, params, dropout_masks=dropout_masks, product=apart if one_step else product, **cell_options
+    )
 
     def step(state, inputs):
         x, keep, restart = inputs
         if fresh is not None:
             state = _where(restart, fresh, state)
-        new, _ = advance(params, state, x, activation, recurrent_activation, variant, dropout_masks, joined=joined)
+        new, _ = advance_by(state, x)
         if keep is not None:
             new = _where(keep, new, state)
         return new, new.h.astype(x.dtype)
 
-    # Measured on two Zen 3 cores at (B, T, D, N) = (1, 100, 32, 64) and (32, 100, 32, 128). One product of [x, h] with
-    # the joined weights is 1.3 times as fast as two, forwards at the first shape, and 1.14 times in training at the
-    # second. The input product hoisted out of the loop takes 1.05 and 1.6 times as long: its [T, B, 4N] buffer costs
-    # more in memory traffic than one large product saves. Weights' gradients deferred to one product after the loop
-    # (a custom_jvp that takes x @ dkernel + h @ drecurrent_kernel before it) take 1.1 and 1.3 times as long.
+    # The input product hoisted out of the loop takes 1.05 and 1.6 times as long at (B, T, D, N) = (1, 100, 32, 64) and
+    # (32, 100, 32, 128) (two Zen 3 cores): its [T, B, 4N] buffer costs more in memory traffic than one large product
+    # saves. Weights' gradients deferred to one product after the loop (a custom_jvp that takes x @ dkernel + h @
+    # drecurrent_kernel before it) take 1.1 and 1.3 times as long.
     # The cell casts params inside the loop too, so that in bfloat16 their gradients are summed over time in float32.
     with jax.named_scope("lstm_scan"):
+        if one_step:
+            state, h = step(state, jax.tree.map(lambda a: a[0], (xs, mask, reset)))
+            return state, h[None]
         if remat_every is None:
             return lax.scan(step, state, (xs, mask, reset), reverse=reverse, unroll=unroll)
         return _scan_in_chunks(step, state, (xs, mask, reset), T, remat_every, reverse, unroll)

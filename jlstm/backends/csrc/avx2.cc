@@ -1,4 +1,4 @@
-// The kernels for AVX2 + FMA, and the choice at run time. Compiled without -march: only what follows the pragma may use
+// The kernels for AVX2 + FMA. Compiled without -march: only what follows the pragma may use
 // these instructions, so every standard header is included before it.
 #include <algorithm>
 #include <cstdint>
@@ -35,10 +35,10 @@ template void backward<Avx2>(const Backward&, const Threads&);
 #pragma GCC pop_options
 #endif
 
-const jlstm::Kernels* jlstm::kernels() {
-  static const Kernels avx2{"AVX2+FMA", forward<Avx2>, backward<Avx2>};
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &avx2 : nullptr;
+const jlstm::Kernels* jlstm::avx2() {
+  static const Kernels kernels{"AVX2+FMA", forward<Avx2>, backward<Avx2>};
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &kernels : nullptr;
 }
 #else
-const jlstm::Kernels* jlstm::kernels() { return nullptr; }
+const jlstm::Kernels* jlstm::avx2() { return nullptr; }
 #endif

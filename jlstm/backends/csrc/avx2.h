@@ -10,19 +10,31 @@ namespace {
 struct Avx2 {
   using F = __m256;
   static constexpr int kWidth = 8;
-  static constexpr int kRows = 6;  // 6 x 2 accumulators, 2 vectors of weights and 1 broadcast: 15 of 16 registers
+  static constexpr int kRows = 6, kPanels = 1;  // 6 x 2 accumulators, 2 vectors of weights, 1 broadcast: 15 of 16
+  static constexpr int64_t kInner = 384;        // 24 of 32 KiB of L1
+  static constexpr int64_t kFetch = 0;          // weights are fetched into L2, a panel ahead
 
   static F zero() { return _mm256_setzero_ps(); }
   static F set(float a) { return _mm256_set1_ps(a); }
   static F broadcast(const float* p) { return _mm256_broadcast_ss(p); }
   static F load(const float* p) { return _mm256_loadu_ps(p); }
   static void store(float* p, F a) { _mm256_storeu_ps(p, a); }
+  // The first n numbers, at most kWidth; zeros for the others.
+  static F load_first(const float* p, int64_t n) { return _mm256_maskload_ps(p, first(n)); }
+  static void store_first(float* p, F a, int64_t n) { _mm256_maskstore_ps(p, first(n), a); }
+  static __m256i first(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static void stream(float* p, F a) { store(p, a); }
   static void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }  // into L2
+  static void prefetch_near(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }  // into L1
+  static void fence() {}
 
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
   static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F div(F a, F b) { return _mm256_div_ps(a, b); }
+  static F quotient(F a, F b) { return div(a, b); }  // of finite numbers, b at least 1
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   // Of a NaN and a number these two return the second argument, so a NaN there passes.
   static F max(F limit, F a) { return _mm256_max_ps(limit, a); }
@@ -50,17 +62,18 @@ struct Avx2 {
     }
   }
 
-  // exp(x) for x in [-87, 88.3]: 2^n exp(r) with |r| <= ln(2)/2, exp(r) to 1.1e-7 by a polynomial of degree 5 (our own
+  // exp(-x) for x in [-88.3, 87]: 2^n exp(r) with |r| <= ln(2)/2, exp(r) to 1.1e-7 by a polynomial of degree 5 (our own
   // least maximum fit). ln(2) as one float32 is good to 1.9e-9 n.
-  static F exp(F x) {
-    const F n = _mm256_round_ps(mul(x, set(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const F r = _mm256_fnmadd_ps(n, set(0.693147181f), x);
+  static F exp_of_minus(F x) {
+    const F shift = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, which then is in the lowest bits
+    const F shifted = _mm256_fnmadd_ps(x, set(1.44269504f), shift), n = sub(shifted, shift);
+    const F r = _mm256_fnmsub_ps(n, set(0.693147181f), x);
     F p = fma(set(8.312529842e-03f), r, set(4.189012158e-02f));
     p = fma(p, r, set(1.666711444e-01f));
     p = fma(p, r, set(4.999923172e-01f));
     p = fma(fma(p, r, set(1.0f)), r, set(1.0f));
     return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
   }
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activations.h"
+#include "direct.h"
 #include "rows.h"
 #include "workspace.h"
 
@@ -38,14 +39,15 @@ void pack_transposed(const Problem& p, const float* from, int64_t first, int64_t
   }
 }
 
-// The gradients of the weights from one part of the batch: panels of 16 columns (gate by gate) of [D + N + 1][16],
-// the last row for the bias; and of the peepholes [3][N].
+// The gradients of the weights from one part of the batch: of the peepholes [3][N], and panels of 16 columns (gate by
+// gate) of [D + N + 1][16], the last row for the bias. A direct call writes the latter where they belong.
 struct PartGradients {
-  float *panels, *peephole;
+  float *peephole, *panels;
+  PartGradients(const Problem& p, float* part) : peephole(part), panels(part + peephole_size(p)) {}
   static int64_t panel_size(const Problem& p) { return (p.D + p.N + 1) * kPanel; }
-  static int64_t size(const Problem& p) {
-    return Workspace::padded(kGates * blocks(p) * panel_size(p)) + (p.peephole ? 3 * units16(p) : 0);
-  }
+  static int64_t panels_size(const Problem& p) { return direct(p) ? 0 : kGates * blocks(p) * panel_size(p); }
+  static int64_t peephole_size(const Problem& p) { return p.peephole ? 3 * units16(p) : 0; }
+  static int64_t size(const Problem& p) { return Workspace::padded(peephole_size(p) + panels_size(p)); }
 };
 
 template <class S>
@@ -55,7 +57,7 @@ class BackwardRows {
   BackwardRows(const Backward& p, const BackwardWeights& w, const PartGradients& d, Rows rows, bool add, float* scratch)
       : p_(p), w_(w), d_(d), first_(rows.m * p.B + rows.first), member_(rows.m), R_(rows.count),
         m_(weights_member(p, rows.m)), G_(gate_inputs(p)), N16_(units16(p)), lda_(spread(p.D + p.N + 1)),
-        ldz_(spread(kGates * units16(p))), steps_(chunk_steps(p, rows.count)), add_(add) {
+        ldz_(spread(kGates * units16(p))), steps_(chunk_steps(p, rows.count)), direct_(direct(p)), add_(add) {
     auto take = [&scratch](int64_t n) { return std::exchange(scratch, scratch + Workspace::padded(n)); };
     dh_ = take(R_ * N16_);
     dc_ = take(R_ * N16_);
@@ -210,6 +212,10 @@ class BackwardRows {
   // dh += dz @ transpose of the recurrent kernel
   void through_recurrent_kernel(const float* dz) {
     const int64_t panel = BackwardWeights::panel_size(p_);
+    if (direct_) {
+      const float* w = p_.recurrent_kernel + m_ * p_.N * kGates * p_.N;
+      return product_direct_transposed<S>(R_, p_.N, p_.N, dz, ldz_, w, true, dh_, N16_);
+    }
     if (!p_.recurrent_mask) {
       product<S>(R_, kGates * N16_, dz, ldz_, w_.recurrent, panel, blocks(p_), {dh_, N16_, kPanel}, dh_, N16_, kPanel);
       return;
@@ -237,6 +243,13 @@ class BackwardRows {
   }
 
   void weight_gradients(int64_t n) {
+    if (direct_) {
+      const int64_t row = kGates * p_.N;
+      outer_direct<S>(n, p_.D, p_.N, a_, lda_, dz_, ldz_, p_.dkernel + member_ * p_.D * row);
+      outer_direct<S>(n, p_.N, p_.N, a_ + p_.D, lda_, dz_, ldz_, p_.drecurrent_kernel + member_ * p_.N * row);
+      outer_direct<S>(n, 1, p_.N, a_ + p_.D + p_.N, lda_, dz_, ldz_, p_.dbias + member_ * row);
+      return;
+    }
     const int64_t panel = PartGradients::panel_size(p_);
     for (int64_t g = 0; g < kGates; ++g) {
       product_transposed<S>(n, p_.D + p_.N + 1, a_ + (G_ == 1 ? 0 : g) * steps_ * R_ * lda_, lda_, dz_ + g * N16_, ldz_,
@@ -249,7 +262,9 @@ class BackwardRows {
   void input_gradients(int64_t step, int64_t steps) {
     const int64_t D16 = round_up(p_.D, kPanel), n = steps * R_, panel = BackwardWeights::panel_size(p_);
     const int64_t panels = BackwardWeights::kernel_panels(p_);
-    if (!p_.input_mask) {
+    if (direct_) {
+      product_direct_transposed<S>(n, p_.D, p_.N, dz_, ldz_, p_.kernel + m_ * p_.D * kGates * p_.N, false, dx_, D16);
+    } else if (!p_.input_mask) {
       product<S>(n, kGates * N16_, dz_, ldz_, w_.kernel, panel, panels, {kZeros, 0, 0}, dx_, D16, kPanel);
     } else {
       std::fill(dx_, dx_ + n * D16, 0.0f);
@@ -279,6 +294,7 @@ class BackwardRows {
   const BackwardWeights w_;
   const PartGradients d_;
   const int64_t first_, member_, R_, m_, G_, N16_, lda_, ldz_, steps_;
+  const bool direct_;
   bool add_;
   float *dh_, *dc_, *dz_, *a_, *product_, *dx_;
 };
@@ -287,7 +303,7 @@ class BackwardRows {
 inline void add_parts(const Backward& p, const Parts& parts, int64_t m, int64_t panel, const float* first, int64_t part_size) {
   const int64_t g = panel / blocks(p), b = panel % blocks(p), size = PartGradients::panel_size(p);
   const int64_t used = std::min(kPanel, p.N - b * kPanel), width = kGates * p.N, column = g * p.N + b * kPanel;
-  const float* from = first + m * parts.per_member * part_size + panel * size;
+  const float* from = first + m * parts.per_member * part_size + PartGradients::peephole_size(p) + panel * size;
   for (int64_t k = 0; k <= p.D + p.N; ++k, from += kPanel) {
     float sum[kPanel];
     copy(sum, from, kPanel);
@@ -301,7 +317,7 @@ inline void add_parts(const Backward& p, const Parts& parts, int64_t m, int64_t 
 }
 
 inline void add_peephole_parts(const Backward& p, const Parts& parts, int64_t m, const float* first, int64_t part_size) {
-  const float* from = first + m * parts.per_member * part_size + Workspace::padded(kGates * blocks(p) * PartGradients::panel_size(p));
+  const float* from = first + m * parts.per_member * part_size;
   for (int64_t g = 0; g < 3; ++g) {
     for (int64_t n = 0; n < p.N; ++n) {
       float sum = 0;
@@ -319,18 +335,19 @@ void backward(const Backward& p, const Threads& threads) {
   const int64_t panels = blocks(p) + BackwardWeights::kernel_panels(p);
   const int64_t most_rows = std::min(kMostRows, (p.B + parts.per_member - 1) / parts.per_member);
   const int64_t scratch = Workspace::padded(BackwardRows<S>::scratch_size(p, most_rows));
-  const int64_t part_size = Workspace::padded(PartGradients::size(p));
-  Workspace space(members * BackwardWeights::size(p) + parts.count() * (part_size + scratch));
-  float* packed = space.take(members * BackwardWeights::size(p));
+  const int64_t part_size = PartGradients::size(p);
+  const int64_t weights_size = direct(p) ? 0 : BackwardWeights::size(p);
+  Workspace space(members * weights_size + parts.count() * (part_size + scratch));
+  float* packed = space.take(members * weights_size);
   float* gradients = space.take(parts.count() * part_size);
   float* rest = space.take(parts.count() * scratch);
   auto weights = [&](int64_t m) {
-    float* recurrent = packed + m * BackwardWeights::size(p);
+    float* recurrent = packed + m * weights_size;
     return BackwardWeights{recurrent, recurrent + blocks(p) * panel};
   };
   if (p.dx) jlstm::prefer_huge_pages(p.dx, sizeof(float) * p.M * p.B * p.T * p.D);
 
-  run_parts(threads, parts, members * panels, [&](int64_t i) {
+  run_parts(threads, parts, weights_size ? members * panels : 0, [&](int64_t i) {
     const int64_t m = i / panels, n = i % panels, of_kernel = n - blocks(p), row = kGates * p.N;
     if (of_kernel < 0) {
       pack_transposed<S>(p, p.recurrent_kernel + m * p.N * row, n * kPanel, p.N, weights(m).recurrent + n * panel);
@@ -340,9 +357,8 @@ void backward(const Backward& p, const Threads& threads) {
   });
   run_parts(threads, parts, parts.count(), [&](int64_t i) {
     const Rows rows = parts.rows(i, p.B);
-    const PartGradients d{gradients + i * part_size,
-                          gradients + i * part_size + Workspace::padded(kGates * blocks(p) * PartGradients::panel_size(p))};
-    if (p.T == 0 || p.B == 0) std::fill_n(d.panels, kGates * blocks(p) * PartGradients::panel_size(p), 0.0f);
+    const PartGradients d(p, gradients + i * part_size);
+    if (p.T == 0 || p.B == 0) std::fill_n(d.panels, PartGradients::panels_size(p), 0.0f);
     if (p.peephole) std::fill(d.peephole, d.peephole + 3 * units16(p), 0.0f);
     for (float* reset : {p.dreset_h, p.dreset_c})
       if (reset) std::fill_n(reset + (rows.m * p.B + rows.first) * p.N, rows.count * p.N, 0.0f);
@@ -351,7 +367,7 @@ void backward(const Backward& p, const Threads& threads) {
       BackwardRows<S>(p, weights(weights_member(p, rows.m)), d, block, add, rest + i * scratch).run();
     });
   });
-  run_parts(threads, parts, p.M * kGates * blocks(p), [&](int64_t i) {
+  run_parts(threads, parts, direct(p) ? 0 : p.M * kGates * blocks(p), [&](int64_t i) {
     add_parts(p, parts, i / (kGates * blocks(p)), i % (kGates * blocks(p)), gradients, part_size);
   });
   if (p.dpeephole)

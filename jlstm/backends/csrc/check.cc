@@ -1,6 +1,6 @@
 // A program that checks the kernels alone, without XLA or Python, for sanitizers to watch:
 //
-//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined avx2.cc check.cc -pthread && ./a.out [number of cases]
+//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined avx2.cc avx512.cc check.cc -pthread && ./a.out [number of cases]
 //
 // Over generated sizes and options it compares both passes with plain loops in double precision, whose gradients are
 // themselves checked against finite differences. Every array is a heap block of exactly its size, outputs and scratch
@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +16,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <new>
 #include <random>
 #include <string>
 #include <thread>
@@ -45,11 +47,17 @@ constexpr double kDifferences = 1e-7;
 // A heap block of exactly n entries, so that AddressSanitizer sees the first byte past its end.
 template <class T>
 struct Array {
-  std::unique_ptr<T[]> p;
+  struct Delete {
+    size_t alignment = 1;
+    void operator()(T* p) const { ::operator delete[](p, std::align_val_t{alignment}); }
+  };
+  std::unique_ptr<T[], Delete> p;
   int64_t n = 0;
 
   Array() = default;
-  explicit Array(int64_t n) : p(new T[static_cast<size_t>(n)]), n(n) {}
+  explicit Array(int64_t n, size_t alignment = alignof(std::max_align_t))
+      : p(static_cast<T*>(::operator new[](static_cast<size_t>(n) * sizeof(T), std::align_val_t{alignment})), {alignment}),
+        n(n) {}
   Array(const Array& o) : Array(o.n) { std::copy_n(o.p.get(), n, p.get()); }
   Array& operator=(Array&&) = default;
   Array(Array&&) = default;
@@ -59,8 +67,8 @@ struct Array {
 using Floats = Array<float>;
 using Doubles = std::vector<double>;
 
-Floats unwritten(int64_t n) {
-  Floats a(n);
+Floats unwritten(int64_t n, size_t alignment = alignof(std::max_align_t)) {
+  Floats a(n, alignment);
   std::fill_n(a.p.get(), n, kNaN);
   return a;
 }
@@ -330,6 +338,8 @@ void spoil_scratch() {
   }
 }
 
+const jlstm::Kernels* under_test;
+
 Results run(const Case& k, const Threads& threads) {
   const Problem& p = k.p;
   const int64_t M = p.M, B = p.B, T = p.T, D = p.D, N = p.N;
@@ -339,10 +349,10 @@ Results run(const Case& k, const Threads& threads) {
   r.h = unwritten(M * B * N), r.c = unwritten(M * B * N);
   f.h = r.h.get(), f.c = r.c.get();
   if (k.o.y) {  // as in training
-    r.y = unwritten(M * B * T * N), r.saved = unwritten(M * T * B * jlstm::saved_size(N));
+    r.y = unwritten(M * B * T * N), r.saved = unwritten(M * T * B * jlstm::saved_size(N), 64);  // as XLA's
     f.y = r.y.get(), f.saved = r.saved.get();
   }
-  jlstm::kernels()->forward(f, threads);
+  under_test->forward(f, threads);
   if (!k.o.y) return r;
 
   Backward b{};
@@ -356,7 +366,7 @@ Results run(const Case& k, const Threads& threads) {
   b.dkernel = r.dkernel.get(), b.drecurrent_kernel = r.drecurrent_kernel.get(), b.dbias = r.dbias.get();
   b.dpeephole = r.dpeephole.get(), b.dh0 = r.dh0.get(), b.dc0 = r.dc0.get(), b.dx = r.dx.get();
   b.dreset_h = r.dreset_h.get(), b.dreset_c = r.dreset_c.get();
-  jlstm::kernels()->backward(b, threads);
+  under_test->backward(b, threads);
   return r;
 }
 
@@ -544,6 +554,11 @@ void particular() {
       {1, 4, 5, 128, 32},
       {5, 5, 9, 3, 20},
       {8, 3, 11, 2, 32},
+      {1, 1, 1, 5, 33},    // weights as they lie
+      {2, 4, 2, 7, 19},
+      {1, 8, 1, 21, 48},
+      {3, 1, 5, 2, 16},
+      {1, 64, 42, 2, 96},  // what is saved goes past the caches
   };
   uint32_t seed = 1000;
   for (const Size& s : sizes) {
@@ -606,16 +621,17 @@ void references() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (!jlstm::kernels()) {
-    std::printf("skipped: no kernel for this processor\n");
-    return 0;
-  }
   const int count = argc > 1 ? std::atoi(argv[1]) : 300;
   references();
-  particular();
-  nothing();
-  at_once();
-  generated(count);
-  std::printf("%s: %d generated cases, %d failures\n", jlstm::kernels()->name, count, failures);
+  for (const jlstm::Kernels* kernels : {jlstm::avx2(), jlstm::avx512()}) {
+    if (!kernels) continue;
+    under_test = kernels;
+    particular();
+    nothing();
+    at_once();
+    generated(count);
+    std::printf("%s: %d generated cases, %d failures\n", kernels->name, count, failures);
+  }
+  if (!under_test) std::printf("skipped: no kernel for this processor\n");
   return failures ? 1 : 0;
 }

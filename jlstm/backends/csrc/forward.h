@@ -2,6 +2,7 @@
 #pragma once
 
 #include "activations.h"
+#include "direct.h"
 #include "rows.h"
 #include "workspace.h"
 
@@ -45,20 +46,20 @@ class ForwardRows {
 
   ForwardRows(const Forward& p, const ForwardWeights& w, Rows rows, float* scratch)
       : p_(p), w_(w), first_(rows.m * p.B + rows.first), R_(rows.count), m_(weights_member(p, rows.m)),
-        member_(rows.m), G_(gate_inputs(p)), hoist_(R_ < 4 && G_ == 1 && p.T > 1) {
+        member_(rows.m), G_(gate_inputs(p)), direct_(direct(p)), hoist_(!direct_ && R_ < 4 && G_ == 1), stream_(streams(p)) {
     auto take = [&scratch](int64_t n) { return std::exchange(scratch, scratch + Workspace::padded(n)); };
     const int64_t steps = hoist_ ? kChunk : 1;
     lda_ = spread(p.D + p.N);
-    ldz_ = hoist_ ? kGates * units16(p) : kPanel;
+    ldz_ = direct_ ? kGates * p.N + kPanel : hoist_ ? kGates * units16(p) : kPanel;
     h_ = take(R_ * units16(p));
     c_ = take(R_ * units16(p));
     a_ = take(G_ * steps * R_ * lda_);
-    z_ = take(hoist_ ? steps * R_ * ldz_ : kGates * R_ * kPanel);
+    z_ = take(direct_ ? R_ * ldz_ : hoist_ ? steps * R_ * ldz_ : kGates * R_ * kPanel);
   }
   static int64_t scratch_size(const Problem& p, int64_t rows) {
     const int64_t a = gate_inputs(p) * spread(p.D + p.N);
-    const int64_t hoisted = std::min<int64_t>(rows, 3) * kChunk * (a + kGates * units16(p));
-    return rows * (2 * units16(p) + a + kGates * kPanel) + hoisted + 64;
+    const int64_t hoisted = direct(p) ? 0 : std::min<int64_t>(rows, 3) * kChunk * (a + kGates * units16(p));
+    return rows * (2 * units16(p) + a + kGates * (direct(p) ? units16(p) + kPanel : kPanel)) + hoisted + 64;
   }
 
   void run() {
@@ -76,19 +77,29 @@ class ForwardRows {
           gate_input_h(p_, first_ + r, g, h_ + r * units16(p_), hoist_ ? a : a + p_.D);
         }
       }
+      if (direct_) gates_direct();
       for (int64_t b = 0; b < blocks(p_); ++b) {
-        gates(b, step);
-        const float* z = hoist_ ? z_ + (step % kChunk * R_) * ldz_ + b * kGates * kPanel : z_;
+        if (!direct_) gates(b, step);
+        const float* z = direct_  ? z_ + b * kPanel
+                         : hoist_ ? z_ + (step % kChunk * R_) * ldz_ + b * kGates * kPanel : z_;
         const bool plain = p_.activation.kind == Act::kTanh && p_.recurrent.kind == Act::kSigmoid &&
                            p_.output.kind == Act::kTanh && !p_.peephole && p_.forget_gate &&
                            p_.coupled == Coupled::kNone;
         plain ? update<true>(b, t, z) : update<false>(b, t, z);
       }
     }
+    if (stream_) S::fence();
     for (int64_t r = 0; r < R_; ++r) {
       copy(p_.h + (first_ + r) * p_.N, h_ + r * units16(p_), p_.N);
       copy(p_.c + (first_ + r) * p_.N, c_ + r * units16(p_), p_.N);
     }
+  }
+
+  // What is saved goes past the caches where they could not keep it.
+  static bool streams(const Forward& p) {
+    constexpr int64_t kCached = 4 << 20;
+    const int64_t bytes = p.M * p.B * p.T * jlstm::saved_size(p.N) * static_cast<int64_t>(sizeof(float));
+    return p.saved && bytes > kCached && reinterpret_cast<uintptr_t>(p.saved) % 64 == 0;
   }
 
  private:
@@ -116,6 +127,17 @@ class ForwardRows {
                {w_.bias, 0, kPanel}, z_, ldz_, kPanel);
   }
 
+  // z[rows, 4N]: all pre-activations.
+  void gates_direct() {
+    for (int64_t r = 0; r < R_; ++r) {
+      copy_or_zero(z_ + r * ldz_, p_.bias ? p_.bias + m_ * kGates * p_.N : nullptr, kGates * p_.N);
+      std::fill_n(z_ + r * ldz_ + kGates * p_.N, kPanel, 0.0f);
+    }
+    const int64_t n = kGates * p_.N;
+    product_direct<S>(R_, p_.D, a_, lda_, p_.kernel + m_ * p_.D * n, n, z_, ldz_);
+    product_direct<S>(R_, p_.N, a_ + p_.D, lda_, p_.recurrent_kernel + m_ * p_.N * n, n, z_, ldz_);
+  }
+
   // The four gates' pre-activations of 16 units, for all rows.
   void gates(int64_t b, int64_t step) {
     const int64_t size = ForwardWeights::panel_size(p_);
@@ -128,7 +150,7 @@ class ForwardRows {
       product<S>(R_, p_.D + p_.N, a_, lda_, w, size, kGates, bias, z_, kPanel, R_ * kPanel);
     } else {
       for (int64_t g = 0; g < kGates; ++g)
-        product<S>(R_, p_.D + p_.N, a_ + g * R_ * lda_, lda_, w + g * size, 0, 1, {bias.p + g * kPanel, 0, 0},
+        product<S>(R_, p_.D + p_.N, a_ + g * R_ * lda_, lda_, w + g * size, size, 1, {bias.p + g * kPanel, 0, 0},
                    z_ + g * R_ * kPanel, kPanel, 0);
     }
   }
@@ -137,15 +159,16 @@ class ForwardRows {
   template <bool Plain>
   JLSTM_OWN_FUNCTION void update(int64_t b, int64_t t, const float* z) {
     using F = typename S::F;
-    const int64_t z_gate = hoist_ ? kPanel : R_ * kPanel, u = b * kPanel, used = std::min(kPanel, p_.N - u);
+    const int64_t z_gate = direct_ ? p_.N : hoist_ ? kPanel : R_ * kPanel, u = b * kPanel, used = std::min(kPanel, p_.N - u);
     for (int64_t r = 0; r < R_; ++r, z += ldz_) {
       const int64_t row = first_ + r;
       float* h = h_ + r * units16(p_) + u;
       float* c = c_ + r * units16(p_) + u;
       float* saved = !p_.saved ? nullptr
                                : p_.saved + ((member_ * p_.T + t) * p_.B + row - member_ * p_.B) * 5 * units16(p_) + 5 * u;
-      if (saved && r + kAhead < R_)
+      if (saved && !stream_ && r + kAhead < R_)
         for (int64_t n = 0; n < 5; ++n) S::prefetch(saved + kAhead * 5 * units16(p_) + n * kPanel);
+      float* y = p_.y ? p_.y + (row * p_.T + t) * p_.N + u : nullptr;
       const bool keep = masked(p_, row, t);
       for (int64_t v = 0; v < kPanel; v += S::kWidth) {
         F i = S::load(z + v), f = S::load(z + z_gate + v), g = S::load(z + 2 * z_gate + v),
@@ -171,15 +194,13 @@ class ForwardRows {
           S::store(c + v, c_new);
           S::store(h + v, h_new);
         }
+        if (y) store_part<S>(y, v, used, S::load(h + v));  // a call of memcpy cost a fifth of this function
         if (saved) {
-          S::store(saved + v, i);
-          S::store(saved + kPanel + v, f);
-          S::store(saved + 2 * kPanel + v, g);
-          S::store(saved + 3 * kPanel + v, o);
-          S::store(saved + 4 * kPanel + v, S::load(c + v));
+          const F to_save[] = {i, f, g, o, S::load(c + v)};
+          for (int n = 0; n < 5; ++n)
+            stream_ ? S::stream(saved + n * kPanel + v, to_save[n]) : S::store(saved + n * kPanel + v, to_save[n]);
         }
       }
-      if (p_.y) copy(p_.y + (row * p_.T + t) * p_.N + u, h, used);
     }
   }
 
@@ -190,7 +211,7 @@ class ForwardRows {
   const Forward& p_;
   const ForwardWeights w_;
   const int64_t first_, R_, m_, member_, G_;
-  const bool hoist_;
+  const bool direct_, hoist_, stream_;
   int64_t lda_, ldz_;
   float *h_, *c_, *a_, *z_;
 };
@@ -202,17 +223,22 @@ void forward(const Forward& p, const Threads& threads) {
   const int64_t members = p.shared ? 1 : p.M, panels = kGates * blocks(p);
   const int64_t most_rows = std::min(kMostRows, (p.B + parts.per_member - 1) / parts.per_member);
   const int64_t scratch = ForwardRows<S>::scratch_size(p, most_rows);
-  Workspace space(members * ForwardWeights::size(p) + parts.count() * Workspace::padded(scratch));
-  float* packed = space.take(members * ForwardWeights::size(p));
+  const int64_t weights_size = direct(p) ? 0 : ForwardWeights::size(p);
+  Workspace space(members * weights_size + parts.count() * Workspace::padded(scratch));
+  float* packed = space.take(members * weights_size);
   float* rest = space.take(parts.count() * Workspace::padded(scratch));
   auto weights = [&](int64_t m) {
-    float* panels_of = packed + m * ForwardWeights::size(p);
+    float* panels_of = packed + m * weights_size;
     return ForwardWeights{panels_of, panels_of + Workspace::padded(panels * ForwardWeights::panel_size(p))};
   };
   if (p.saved) jlstm::prefer_huge_pages(p.saved, sizeof(float) * p.M * p.T * p.B * jlstm::saved_size(p.N));
   if (p.y) jlstm::prefer_huge_pages(p.y, sizeof(float) * p.M * p.T * p.B * p.N);
 
-  run_parts(threads, parts, members * panels, [&](int64_t i) {
+  // Fresh pages are cleared by the system at their first touch, through the caches: before the weights are in them.
+  constexpr int64_t kPage = (2 << 20) / sizeof(float);
+  for (auto [to, size] : {std::pair{p.saved, p.M * p.T * p.B * jlstm::saved_size(p.N)}, {p.y, p.M * p.T * p.B * p.N}})
+    if (to && size > 4 * kPage) run_parts(threads, parts, size / kPage, [&, to = to](int64_t i) { to[i * kPage] = 0.0f; });
+  run_parts(threads, parts, weights_size ? members * panels : 0, [&](int64_t i) {
     pack_panel(p, i / panels, i % panels, weights(i / panels));
   });
   run_parts(threads, parts, parts.count(), [&](int64_t i) {

@@ -84,12 +84,20 @@ struct Threads {
 using ForwardFn = void(const Forward&, const Threads&);
 using BackwardFn = void(const Backward&, const Threads&);
 
-// The kernels of one instruction set. Null where this build has none for the processor that it runs on.
+// The kernels of one instruction set, which avx2() and avx512() give where this build has them and the processor can
+// run them, and otherwise null.
 struct Kernels {
   const char* name;
   ForwardFn* forward;
   BackwardFn* backward;
 };
-const Kernels* kernels();
+const Kernels* avx2();
+const Kernels* avx512();
+
+// The best for this processor, or null.
+inline const Kernels* kernels() {
+  const Kernels* widest = avx512();
+  return widest ? widest : avx2();
+}
 
 }  // namespace jlstm

@@ -26,14 +26,14 @@ struct Start {
   int64_t row, panel;
 };
 
-// Weights to be fetched into L2 while a tile is computed: `step` floats for each of its K.
+// Weights to be fetched into L2 while a tile is computed: from each of its panels' successors `step` floats for each K.
 struct Ahead {
   const float* p;
   int64_t step;
 };
 
 // c[M rows][P panels] = start + a[M rows][K] @ b[P panels][K][16]
-template <class S, int M, int P>
+template <class S, int M, int P, bool Fetch = false>
 JLSTM_OWN_FUNCTION void tile(int64_t K, const float* a, int64_t lda, const float* b, int64_t b_panel, Start start,
                              float* c, int64_t ldc, int64_t c_panel, Ahead ahead = {}) {
   constexpr int V = kPanel / S::kWidth;
@@ -48,7 +48,17 @@ JLSTM_OWN_FUNCTION void tile(int64_t K, const float* a, int64_t lda, const float
   for (int m = 0; m < M; ++m) rows[m] = a + m * lda;
 #pragma GCC unroll 1
   for (int64_t k = 0; k < K; ++k) {
-    if constexpr (P == 1) S::prefetch(ahead.p), ahead.p += ahead.step;
+    if constexpr (Fetch) {
+#pragma GCC unroll 64
+      for (int v = 0; v < P; ++v) {
+        if constexpr (S::kFetch) {
+          S::prefetch_near(b + v * b_panel + (k + S::kFetch) * kPanel);
+        } else {
+          S::prefetch(ahead.p + v * b_panel);
+        }
+      }
+      ahead.p += ahead.step;
+    }
     typename S::F w[P * V];
 #pragma GCC unroll 64
     for (int v = 0; v < P * V; ++v) w[v] = S::load(b + v / V * b_panel + k * kPanel + v % V * S::kWidth);
@@ -65,32 +75,33 @@ JLSTM_OWN_FUNCTION void tile(int64_t K, const float* a, int64_t lda, const float
     for (int v = 0; v < P * V; ++v) S::store(c + m * ldc + v / V * c_panel + v % V * S::kWidth, acc[m][v]);
 }
 
-// c[M rows][16] (+)= the transpose of a[n][M columns], times b[n][16 columns]
-template <class S, int M>
+// c[P panels][M rows][16] (+)= the transpose of a[n][M columns], times b[n][P panels of 16 columns]
+template <class S, int M, int P>
 JLSTM_OWN_FUNCTION void tile_transposed(int64_t n, const float* a, int64_t lda, const float* b, int64_t ldb, bool add,
-                                        float* c) {
+                                        float* c, int64_t c_panel) {
   constexpr int V = kPanel / S::kWidth;
-  typename S::F acc[M][V];
+  typename S::F acc[M][P * V];
 #pragma GCC unroll 64
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 64
-    for (int v = 0; v < V; ++v) acc[m][v] = add ? S::load(c + m * kPanel + v * S::kWidth) : S::zero();
+    for (int v = 0; v < P * V; ++v)
+      acc[m][v] = add ? S::load(c + v / V * c_panel + m * kPanel + v % V * S::kWidth) : S::zero();
 #pragma GCC unroll 1
   for (int64_t k = 0; k < n; ++k, a += lda, b += ldb) {
-    typename S::F w[V];
+    typename S::F w[P * V];
 #pragma GCC unroll 64
-    for (int v = 0; v < V; ++v) w[v] = S::load(b + v * S::kWidth);
+    for (int v = 0; v < P * V; ++v) w[v] = S::load(b + v * S::kWidth);
 #pragma GCC unroll 64
     for (int m = 0; m < M; ++m) {
       const auto x = S::broadcast(a + m);
 #pragma GCC unroll 64
-      for (int v = 0; v < V; ++v) acc[m][v] = S::fma(x, w[v], acc[m][v]);
+      for (int v = 0; v < P * V; ++v) acc[m][v] = S::fma(x, w[v], acc[m][v]);
     }
   }
 #pragma GCC unroll 64
   for (int m = 0; m < M; ++m)
 #pragma GCC unroll 64
-    for (int v = 0; v < V; ++v) S::store(c + m * kPanel + v * S::kWidth, acc[m][v]);
+    for (int v = 0; v < P * V; ++v) S::store(c + v / V * c_panel + m * kPanel + v % V * S::kWidth, acc[m][v]);
 }
 
 // Calls f with a compile-time constant equal to m, 1 <= m <= Max.
@@ -103,41 +114,42 @@ inline void with_constant(int64_t m, Fn&& f) {
 }
 
 // c[R rows][panels] = start + a[R][K] @ b. With few rows a tile takes several panels, to have eight sums in flight;
-// otherwise a panel stays in L1 while all rows go by.
+// otherwise its panels stay in L1 while all rows go by.
 template <class S>
 void product(int64_t R, int64_t K, const float* a, int64_t lda, const float* b, int64_t b_panel, int64_t panels,
              Start start, float* c, int64_t ldc, int64_t c_panel) {
   if (R < 4) {
-    const int64_t most = R == 1 ? 4 : 2;
-    for (int64_t p = 0; p < panels; p += most) {
-      const Start from{start.p + p * start.panel, start.row, start.panel};
-      with_constant<3>(R, [&](auto m) {
-        with_constant<m == 1 ? 4 : 2>(std::min(most, panels - p), [&](auto n) {
+    with_constant<3>(R, [&](auto m) {
+      constexpr int most = m * 4 <= S::kRows * S::kPanels ? 4 : 2;
+      for (int64_t p = 0; p < panels; p += most) {
+        const Start from{start.p + p * start.panel, start.row, start.panel};
+        with_constant<most>(std::min<int64_t>(most, panels - p), [&](auto n) {
           tile<S, m, n>(K, a, lda, b + p * b_panel, b_panel, from, c + p * c_panel, ldc, c_panel);
         });
-      });
-    }
+      }
+    });
     return;
   }
-  constexpr int64_t kInner = 384;  // longer sums are taken in pieces, so that 24 KiB of a panel stay in L1 ...
-  constexpr int64_t kBlock = 96;   // ... and more rows in blocks, so that their part of a stays in L2
+  constexpr int64_t kBlock = 96;  // more rows are taken in blocks, so that their part of a stays in L2
   for (int64_t first = 0; first < R; first += kBlock) {
     const int64_t last = std::min(first + kBlock, R), tiles = (last - first + S::kRows - 1) / S::kRows;
-    for (int64_t k = 0; k == 0 || k < K; k += kInner) {  // once where K = 0 too: c = start
-      const int64_t inner = std::min(kInner, K - k);
+    for (int64_t k = 0; k == 0 || k < K; k += S::kInner) {  // once where K = 0 too: c = start
+      const int64_t inner = std::min(S::kInner, K - k);  // longer sums are taken in pieces: the panels stay in L1
       const Start begin = k ? Start{c, ldc, c_panel} : start;
-      for (int64_t p = 0; p < panels; ++p) {
+      for (int64_t p = 0; p < panels; p += S::kPanels) {
         // Wide layers' weights come from L3 at every step. Fetched ahead, they cost a seventh less at N = 512.
-        const float* next = p + 1 < panels  ? b + (p + 1) * b_panel + k * kPanel
-                            : k + inner < K ? b + (k + inner) * kPanel
-                                            : b + panels * b_panel;
+        const float* next = p + S::kPanels < panels ? b + (p + S::kPanels) * b_panel + k * kPanel
+                            : k + inner < K         ? b + (k + inner) * kPanel
+                                                    : b + panels * b_panel;
         for (int64_t i = 0, r = first; i < tiles; ++i) {
           const int64_t rows = (last - r + tiles - i - 1) / (tiles - i);
-          const Start from{begin.p + r * begin.row + p * begin.panel, begin.row, 0};
+          const Start from{begin.p + r * begin.row + p * begin.panel, begin.row, begin.panel};
           const Ahead ahead{next + i * inner * kPanel / tiles, (kPanel + tiles - 1) / tiles};
-          with_constant<S::kRows>(rows, [&](auto m) {
-            tile<S, m, 1>(inner, a + r * lda + k, lda, b + p * b_panel + k * kPanel, 0, from,
-                          c + r * ldc + p * c_panel, ldc, 0, ahead);
+          with_constant<S::kPanels>(std::min<int64_t>(S::kPanels, panels - p), [&](auto n) {
+            with_constant<S::kRows>(rows, [&](auto m) {
+              tile<S, m, n, true>(inner, a + r * lda + k, lda, b + p * b_panel + k * kPanel, b_panel, from,
+                                  c + r * ldc + p * c_panel, ldc, c_panel, ahead);
+            });
           });
           r += rows;
         }
@@ -153,13 +165,17 @@ void product_transposed(int64_t n, int64_t K, const float* a, int64_t lda, const
   constexpr int64_t kBlock = 192;  // columns of a whose n rows stay in L2 while all panels go by
   for (int64_t first = 0; first < K; first += kBlock) {
     const int64_t last = std::min(first + kBlock, K), tiles = (last - first + S::kRows - 1) / S::kRows;
-    for (int64_t p = 0; p < panels; ++p) {
+    for (int64_t p = 0; p < panels; p += S::kPanels) {
       for (int64_t i = 0, k = first; i < tiles; ++i) {
         const int64_t columns = (last - k + tiles - i - 1) / (tiles - i);
         float* to = c + p * c_panel + k * kPanel;
-        for (int64_t m = 0; m < S::kRows; ++m) S::prefetch(to + (2 * S::kRows + m) * kPanel);  // of the tile after next
-        with_constant<S::kRows>(columns, [&](auto m) {
-          tile_transposed<S, m>(n, a + k, lda, b + p * kPanel, ldb, add, to);
+        for (int64_t v = 0; v < S::kPanels; ++v)
+          for (int64_t m = 0; m < S::kRows; ++m)  // of the tile after next
+            S::prefetch(to + v * c_panel + (2 * S::kRows + m) * kPanel);
+        with_constant<S::kPanels>(std::min<int64_t>(S::kPanels, panels - p), [&](auto w) {
+          with_constant<S::kRows>(columns, [&](auto m) {
+            tile_transposed<S, m, w>(n, a + k, lda, b + p * kPanel, ldb, add, to, c_panel);
+          });
         });
         k += columns;
       }

@@ -19,6 +19,16 @@ using jlstm::Threads;
 constexpr int64_t kGates = 4;
 constexpr int64_t kMostRows = 96;  // of a block that walks through time together: what it reads and writes stays in L2
 
+// Where dropout gives each gate its own inputs there are four arrays of gate inputs, otherwise one.
+inline int64_t gate_inputs(const Problem& p) { return p.input_mask || p.recurrent_mask ? kGates : 1; }
+
+// Whether a call is so short that its weights are used as they lie: to pack them is to read and write them once more.
+inline bool direct(const Problem& p) {
+  constexpr int64_t kRowSteps = 16, kWeights = 1 << 20;
+  const int64_t n = p.B * p.T;
+  return 0 < n && n <= kRowSteps && (p.D + p.N) * kGates * p.N <= kWeights && gate_inputs(p) == 1;
+}
+
 // Rows [first, first + count) of member m.
 struct Rows {
   int64_t m, first, count;
@@ -34,7 +44,7 @@ struct Parts {
     const double kWorthAThread = 1e6;  // about 20 us on one core; waking another one costs some 5 us
     const int64_t wanted = (threads + p.M - 1) / p.M;
     const int64_t most = std::max<int64_t>(1, static_cast<int64_t>(flops / kWorthAThread));
-    per_member = std::max<int64_t>(1, std::min({wanted, most, p.B}));
+    per_member = direct(p) ? 1 : std::max<int64_t>(1, std::min({wanted, most, p.B}));
   }
   int64_t count() const { return members * per_member; }
   Rows rows(int64_t part, int64_t B) const {
@@ -46,9 +56,6 @@ struct Parts {
 inline int64_t units16(const Problem& p) { return round_up(p.N, kPanel); }
 inline int64_t blocks(const Problem& p) { return units16(p) / kPanel; }
 inline int64_t weights_member(const Problem& p, int64_t m) { return p.shared ? 0 : m; }
-
-// Where dropout gives each gate its own inputs there are four arrays of gate inputs, otherwise one.
-inline int64_t gate_inputs(const Problem& p) { return p.input_mask || p.recurrent_mask ? kGates : 1; }
 
 inline int64_t at(const Problem& p, int64_t step) { return p.reverse ? p.T - 1 - step : step; }
 
@@ -99,13 +106,14 @@ void for_blocks(Rows rows, Fn&& work) {
   }
 }
 
-// A vector from an array of n floats at i; zeros past its end.
+// A vector from, or into, an array of n floats at i: zeros past its end, and nothing.
 template <class S>
 typename S::F load_part(const float* p, int64_t i, int64_t n) {
-  if (i + S::kWidth <= n) return S::load(p + i);
-  float part[S::kWidth] = {};
-  for (int64_t j = 0; i + j < n; ++j) part[j] = p[i + j];
-  return S::load(part);
+  return i + S::kWidth <= n ? S::load(p + i) : S::load_first(p + i, std::max<int64_t>(0, n - i));
+}
+template <class S>
+void store_part(float* p, int64_t i, int64_t n, typename S::F a) {
+  i + S::kWidth <= n ? S::store(p + i, a) : S::store_first(p + i, a, std::max<int64_t>(0, n - i));
 }
 
 }  // namespace

@@ -1,0 +1,44 @@
+// The kernels for AVX-512. Compiled without -march: only what follows the pragma may use
+// these instructions, so every standard header is included before it.
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "lstm.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include "workspace.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512vl"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512vl")
+#endif
+
+#include "avx512.h"
+#include "backward.h"
+#include "forward.h"
+
+template void forward<Avx512>(const Forward&, const Threads&);
+template void backward<Avx512>(const Backward&, const Threads&);
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const jlstm::Kernels* jlstm::avx512() {
+  static const Kernels kernels{"AVX-512", forward<Avx512>, backward<Avx512>};
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") ? &kernels : nullptr;
+}
+#else
+const jlstm::Kernels* jlstm::avx512() { return nullptr; }
+#endif
