@@ -176,7 +176,9 @@ def _opened(path: PathLike) -> Iterator[Any]:
         with safetensors.safe_open(path, framework="np") as opened:
             yield opened
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} must be a whole safetensors file, got a damaged one: {error}") from None
+        raise ValueError(
+            f"{os.fspath(path)} must be a whole safetensors file, got a damaged one: {_cut(error)}"
+        ) from None
 
 
 def _read_document(path: PathLike, text: str | None, names: list[str]) -> tuple[Spec, dict[str, str]]:
@@ -184,7 +186,7 @@ def _read_document(path: PathLike, text: str | None, names: list[str]) -> tuple[
     path = os.fspath(path)
     if text is None:
         raise ValueError(
-            f"{path} must be a file of jlstm.save, got one of another program, with the tensors {_few(names)}: "
+            f"{path} must be a file of jlstm.save, got one of another program, with {_few(names) or 'no tensors'}: "
             "jlstm.interop reads those of other libraries"
         )
     try:
@@ -244,8 +246,7 @@ def _refuse(constant: str) -> None:
 
 
 def _few(names: list[str]) -> str:
-    shown = [_cut(repr(name)) for name in names[:4]]
-    return ", ".join(shown) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return _cut(", ".join(map(repr, names[:4]))) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def _cut(text: Any) -> str:
