@@ -200,8 +200,9 @@ def _read_document(path: PathLike, text: str | None, names: list[str]) -> tuple[
     dtypes = about.get("dtypes", {})
     if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise ValueError(f"{path} must have a table of dtypes in its metadata, got {_cut(repr(dtypes))}")
+    data: Any = about.get("spec")
     try:
-        return from_dict(about.get("spec")), dtypes
+        return from_dict(data), dtypes
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} must hold a spec that jlstm can make, got an error: {_cut(error)}") from None
 

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
+import jlstm
+
 FILES = 10_000
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits memory as Linux does")
 def test_mutated_files():
     script = Path(__file__).with_name("fuzz_files.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(FILES), "0"], capture_output=True, text=True, check=False, timeout=600
-    )
+    command = [sys.executable, "-W", "error", str(script), str(FILES), "0"]
+    here = os.environ | {"PYTHONPATH": str(Path(jlstm.__file__).parents[1])}  # the jlstm of this process
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=here)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     outcomes = told["outcomes"]
