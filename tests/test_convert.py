@@ -17,7 +17,10 @@ with warnings.catch_warnings(action="ignore"):
     keras = peer("keras")
 peer("h5py")
 
-pytestmark = pytest.mark.lenient
+pytestmark = [
+    pytest.mark.lenient,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # Keras, when it saves
+]
 
 B, T, D, N = 2, 5, 3, 4
 X = np.random.default_rng(0).normal(size=(B, T, D)).astype("float32")
