@@ -160,9 +160,7 @@ def _export(
     layer = _portable(spec)
     input_size = first_size(params)
     like = params_like(layer, input_size)
-    weights = fitting("params", params, like)
-    if frozen and any(isinstance(a, jax.ShapeDtypeStruct) for a in weights.values()):
-        raise TypeError("params must be arrays to be frozen, got their shapes alone")
+    weights = fitting("params", params, like, abstract=not frozen)
 
     def run(weights, state, x, **options):
         state = unflatten(state_like(layer, 1), state)

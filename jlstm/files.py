@@ -98,6 +98,16 @@ def load(path: PathLike) -> tuple[Spec, Any, Any]:
             the message names the file.
         OSError: it cannot be read.
         ImportError: safetensors is not installed.
+
+    Example:
+        >>> import jax, jlstm, os, tempfile
+        >>> layer = jlstm.LSTM(5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.safetensors")
+        ...     jlstm.save(path, layer, layer.init(jax.random.key(0), input_size=3), layer.initial_state(2))
+        ...     spec, params, state = jlstm.load(path)
+        >>> spec, params.kernel.shape, state.h.shape
+        (LSTM(5), (3, 20), (2, 5))
     """
     with _opened(path) as file:
         spec, dtypes = _read_document(path, (file.metadata() or {}).get(ENTRY), file.keys())
@@ -197,6 +207,9 @@ def _read_document(path: PathLike, text: str | None, names: list[str]) -> tuple[
     if type(version) is not int or version != VERSION:
         advice = ": it needs a newer jlstm" if type(version) is int and version > VERSION else ""
         raise ValueError(f"{path} must be of format version {VERSION}, got {_cut(repr(version))}{advice}")
+    assert isinstance(about, dict)  # it has a version
+    if other := about.keys() - {"version", "spec", "dtypes"}:
+        raise ValueError(f"{path} must have version, spec and dtypes in its metadata, got {_few(sorted(other))}")
     dtypes = about.get("dtypes", {})
     if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise ValueError(f"{path} must have a table of dtypes in its metadata, got {_cut(repr(dtypes))}")
@@ -226,6 +239,8 @@ def _check_header(
         missing, other = expected.keys() - header.keys(), header.keys() - expected.keys()
         what = f"{_few(sorted(missing))} missing" if missing else f"{_few(sorted(other))} beyond them"
         raise ValueError(f"{path} must have the tensors of its spec, {_few(list(expected))}, got {what}")
+    if other := dtypes.keys() - expected.keys():
+        raise ValueError(f"{path} must have dtypes of its tensors, got one of {_few(sorted(other))}")
     for name, leaf in expected.items():
         dtype, shape = header[name]
         if shape != leaf.shape:

@@ -65,13 +65,14 @@ def state_like(spec: Any, batch_size: Any, dtype: Any = "float32") -> Any:
     )
 
 
-def fitting(kind: str, tree: Any, like: Any) -> dict[str, Any]:
+def fitting(kind: str, tree: Any, like: Any, *, abstract: bool = False) -> dict[str, Any]:
     """Flatten params or a state, and require that they are what the spec makes.
 
     Args:
         kind: what a message calls the tree.
-        tree: of arrays, or of jax.ShapeDtypeStruct.
+        tree: of arrays.
         like: what params_like or state_like made of the spec.
+        abstract: whether jax.ShapeDtypeStruct will do in place of arrays.
 
     Returns:
         The leaves by path, of any of the four floating dtypes.
@@ -83,9 +84,10 @@ def fitting(kind: str, tree: Any, like: Any) -> dict[str, Any]:
         expected, got = (f"{type(t).__name__} of {', '.join(flatten(t)) or 'nothing'}" for t in (like, tree))
         raise TypeError(f"{kind} must be as the spec makes them, {expected}, got {got}")
     flat = flatten(tree)
+    arrays = (jax.Array, np.ndarray, jax.ShapeDtypeStruct) if abstract else (jax.Array, np.ndarray)
     for path, expected in flatten(like).items():
         name, leaf = f"{kind}/{path}", flat[path]
-        if not isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct)):
+        if not isinstance(leaf, arrays):
             raise TypeError(f"{name} must be an array of shape {list(expected.shape)}, got {checks.show(leaf)}")
         if leaf.shape != expected.shape:
             raise ValueError(f"{name} must have shape {list(expected.shape)}, got {list(leaf.shape)}")

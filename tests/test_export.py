@@ -92,6 +92,17 @@ def layer_here(spec):
     return jax.jit(spec.apply)(params, state, x, lengths=lengths)
 
 
+def test_a_step_of_a_stack():
+    spec = Stack((SEQUENCES, Stack((LSTM(2, activation="relu"),))))
+    params, state, x, _ = draw(spec)
+    run = jlstm.export.step(spec, params, reset=True)
+    reset = jnp.array([False, True])
+    expected, y = spec.step(params, state, x[:, 0], reset=reset)
+    got = run.call(flatten(params), flatten(state), x[:, 0], reset=reset)
+    assert sorted(got[0]) == ["0/c", "0/h", "1/0/c", "1/0/h"]
+    cases.close(got, (flatten(expected), y), **cases.SAME)
+
+
 def test_the_artifact_is_the_layer(exported):
     spec, run = exported
     params, state, x, lengths = draw(spec)
@@ -220,7 +231,7 @@ def test_a_process_without_jlstm_runs_it(artifacts, tmp_path):
         (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, platforms=["gpu"]), ValueError, "platforms must be one of"),
         (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, dtype="int32"), TypeError, "dtype must be one of"),
         (lambda: jlstm.export.sequence(SEQUENCES, jax.eval_shape(lambda: PARAMS), frozen=True), TypeError,
-         "params must be arrays to be frozen"),
+         r"params/kernel must be an array of shape \[3, 16\], got ShapeDtypeStruct"),
     ],
 )  # fmt: skip
 def test_wrong_arguments(call, error, message):
