@@ -1,8 +1,10 @@
 """jlstm: the LSTM layer as pure functions in JAX, with the arguments and the numbers of keras.layers.LSTM."""
 
+from jlstm import export
 from jlstm.backends.dispatch import which_backend
 from jlstm.cell import lstm_cell
 from jlstm.compose import Bidirectional, Stack, from_dict
+from jlstm.files import load, save
 from jlstm.initializers import (
     Chrono,
     Constant,
@@ -68,8 +70,11 @@ __all__ = [
     "VarianceScaling",
     "Variant",
     "Zeros",
+    "export",
     "from_dict",
+    "load",
     "lstm_cell",
     "lstm_scan",
+    "save",
     "which_backend",
 ]

@@ -1,13 +1,54 @@
-"""The command line."""
+"""The command line: what it prints, where, its exit status, and that no failure leaves a traceback or half a file."""
 
 import importlib.metadata
+import json
+import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
+import cases
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
+from jax import export
 
-from jlstm import __main__
+import jlstm
+from jlstm import LSTM, __main__, doctor
 from jlstm.backends import library
+from jlstm.paths import flatten
+
+SPEC = LSTM(4, return_sequences=True)
+PARAMS = SPEC.init(jax.random.key(0), 3)
+STATE = SPEC.initial_state(2)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    jlstm.save("model.safetensors", SPEC, PARAMS, STATE)
+    (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict()))
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process: its exit status, and the lines of stdout and of stderr."""
+
+    def run(line):
+        try:
+            status = __main__.main(line.split())
+        except SystemExit as exit:
+            status = exit.code
+        told = capsys.readouterr()
+        return status, told.out.splitlines(), told.err.splitlines()
+
+    return run
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
 
 
 def test_doctor_tells_versions_devices_and_backends():
@@ -25,7 +66,168 @@ def test_doctor_says_why_the_kernel_is_missing(monkeypatch, capsys):
     assert "backend cpu       no: the processor lacks AVX2 and FMA" in capsys.readouterr().out
 
 
-def test_usage_without_a_command():
-    with pytest.raises(SystemExit) as exit:
-        __main__.main([])
-    assert exit.value.code == 2
+def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch, run):
+    found = importlib.metadata.version
+
+    def version(name):
+        if name in ("flax", "jaxlib"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(jax, "devices", lambda: (_ for _ in ()).throw(RuntimeError("no\nTPU")))
+    status, lines, _ = run("doctor")
+    assert status == 0
+    assert "flax              not installed (jlstm.nnx): pip install 'jlstm[flax]'" in lines
+    assert "jaxlib            missing" in lines
+    assert "devices           none: no TPU" in lines
+
+
+def test_what_doctor_advises_is_what_the_package_declares():
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    for name, (_, command) in doctor.OPTIONAL.items():
+        if "jlstm[" in command:
+            extra = command.partition("[")[2].partition("]")[0]
+            assert any(requirement.startswith(f"{name}>") for requirement in extras[extra]), (name, extra)
+
+
+# --- convert ---------------------------------------------------------------------------------------------------------
+
+
+def test_convert_keeps_all_that_the_target_holds(folder, run):
+    status, out, err = run("convert model.safetensors copy.safetensors")
+    assert (status, out, err) == (0, ["copy.safetensors: LSTM(4, return_sequences=True)"], [])
+    spec, params, state = jlstm.load("copy.safetensors")
+    assert spec == SPEC
+    cases.same_bits((params, state), (PARAMS, STATE))
+
+
+def test_convert_replaces_a_file_only_by_force(folder, run):
+    (folder / "other.safetensors").write_bytes(b"precious")
+    status, out, err = run("convert model.safetensors other.safetensors")
+    assert (status, out) == (1, [])
+    assert err == ["python -m jlstm convert: error: other.safetensors must not exist without --force, got a file"]
+    assert (folder / "other.safetensors").read_bytes() == b"precious"
+    assert run("convert model.safetensors other.safetensors --force")[0] == 0
+    assert jlstm.load("other.safetensors")[0] == SPEC
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("convert none.safetensors copy.safetensors", "No such file or directory: 'none.safetensors'"),
+        ("convert damaged.safetensors copy.safetensors", "damaged.safetensors must be a whole safetensors file"),
+        ("convert model.safetensors none/copy.safetensors", "No such file or directory"),
+        ("convert model.safetensors copy.safetensors --prefix rnn.", "prefix must be left out for model.safetensors"),
+        ("export model.safetensors model.safetensors", "model.safetensors must not exist without --force"),
+        ("export model.safetensors out.bin --platforms cpu,gpu", "platforms must be one of 'cpu', 'cuda', 'tpu'"),
+        ("export damaged.json out.bin --input-size 3", "damaged.json must be JSON, got "),
+        ("export other.json out.bin --input-size 3", "other.json must hold a spec, got an error: name must be one of"),
+        (
+            "export spec.json out.bin --input-size 3 --frozen",
+            "params/kernel must be an array of shape [3, 16], got ShapeDtypeStruct",
+        ),
+    ],
+)
+def test_a_failure_is_one_line_and_leaves_no_file(folder, run, line, message):
+    (folder / "damaged.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-4])
+    (folder / "damaged.json").write_text("{")
+    (folder / "other.json").write_text('{"name": "GRU"}')
+    before = sorted(os.listdir())
+    status, out, err = run(line)
+    assert (status, out) == (1, [])
+    assert len(err) == 1
+    assert err[0].startswith(f"python -m jlstm {line.split()[0]}: error: ")
+    assert message in err[0]
+    assert sorted(os.listdir()) == before
+
+
+def test_a_failure_that_nobody_foresaw_is_one_line_too(folder, run, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("by\nzero")
+
+    monkeypatch.setattr(__main__, "convert", broken)
+    status, _, err = run("convert model.safetensors copy.safetensors")
+    assert (status, err) == (1, ["python -m jlstm convert: error: ZeroDivisionError: by zero"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("melt", "invalid choice: 'melt'"),
+        ("convert model.safetensors", "the following arguments are required: TARGET"),
+        ("convert model.txt copy.safetensors", "model.txt must have one of the extensions .safetensors, .onnx, .keras"),
+        ("convert model.safetensors copy.weights.h5", "to write it"),
+        ("convert model.safetensors copy.safetensors --layers lstm", "--layers is not for a file of jlstm"),
+        ("export spec.json out.bin", "--input-size is needed with a spec"),
+        ("export spec.json out.bin --input-size 0", "must be a positive integer, got 0"),
+        ("export model.safetensors out.bin --input-size 3", "--input-size is needed with a spec, and not with a model"),
+        ("export model.safetensors out.bin --step --padding mask", "--padding is for whole sequences"),
+        ("export model.safetensors out.bin --padding zeros", "invalid choice: 'zeros'"),
+    ],
+)
+def test_wrong_usage(folder, run, line, message):
+    status, out, err = run(line)
+    assert (status, out) == (2, [])
+    assert err[0].startswith("usage: python -m jlstm")
+    assert message in err[-1]
+
+
+def test_help_names_every_command(run):
+    status, out, err = run("--help")
+    assert (status, err) == (0, [])
+    for command in ("doctor", "convert", "export"):
+        assert any(line.split()[:1] == [command] for line in out)
+
+
+def test_as_a_process_there_is_no_traceback(tmp_path):
+    (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x04\x95\x10\0\0\0\0\0\0\0cos\nsystem\n")
+    files = [str(tmp_path / name) for name in ("pickle.safetensors", "copy.safetensors")]
+    command = [sys.executable, "-W", "error", "-m", "jlstm", "convert", *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"python -m jlstm convert: error: {files[0]} must be a safetensors file")
+    assert done.stderr.count("\n") == 1
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def artifact(name):
+    with open(name, "rb") as file:
+        return export.deserialize(file.read())
+
+
+def test_export_of_sequences(folder, run):
+    status, out, err = run("export model.safetensors out.bin --padding lengths --reset")
+    assert (status, err) == (0, [])
+    assert out == [f"out.bin: call(params, state, x, lengths=, reset=) of {SPEC!r}, for cpu, cuda, tpu"]
+    x, lengths = cases.array(cases.inputs(1, 2, 5, 3)), np.array([5, 2], "int32")
+    reset = cases.bools(2, 2, 5)
+    tensors = safetensors.numpy.load_file("model.safetensors")  # what a reader without jlstm does
+    params, state = (
+        {name.removeprefix(kind): a for name, a in tensors.items() if name.startswith(kind)}
+        for kind in ("params/", "state/")
+    )
+    got = artifact("out.bin").call(params, state, x, lengths=lengths, reset=reset)
+    expected, y = SPEC.apply(PARAMS, STATE, x, lengths=lengths, reset=reset)
+    cases.close(got, (flatten(expected), y), **cases.SAME)
+
+
+def test_export_of_a_frozen_step(folder, run):
+    assert run("export model.safetensors out.bin --step --frozen --platforms cpu")[0] == 0
+    x = cases.array(cases.inputs(1, 2, 3))
+    made = artifact("out.bin")
+    assert made.platforms == ("cpu",)
+    expected, y = SPEC.step(PARAMS, STATE, x)
+    cases.close(made.call(flatten(STATE), x), (flatten(expected), y), **cases.SAME)
+
+
+def test_export_of_a_spec_takes_any_weights(folder, run):
+    (folder / "spec.toml").write_text('name = "LSTM"\nunits = 4\nreturn_sequences = true\n')
+    for name in ("spec.json", "spec.toml"):
+        assert run(f"export {name} out.bin --input-size 3 --platforms cpu --force")[0] == 0
+        assert artifact("out.bin").in_avals[1].shape == (3, 16)  # bias, kernel

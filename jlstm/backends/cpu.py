@@ -91,7 +91,10 @@ def _primitive(name: str, abstract: Any, kernel: Any, reference: Any) -> Primiti
 
     def lower_reference(ctx, *operands, config, **params):
         if config.strict:
-            raise ValueError('backend must be "auto" or "xla" to export or to lower for another platform, got "cpu"')
+            raise ValueError(
+                'backend must be "auto" or "xla" to export or to lower for another platform, got "cpu": under "auto" '
+                "it is lax.scan there, and jlstm.export makes an artifact of a layer with any backend"
+            )
         return mlir.lower_fun(reference, multiple_results=True)(ctx, *operands, config=config, **params)
 
     def lower_kernel(ctx, *operands, **params):
