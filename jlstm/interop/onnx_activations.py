@@ -72,7 +72,7 @@ def write(option: str, activation: named.Activation) -> tuple[str, tuple[float, 
     for onnx_name, name in _PLAIN.items():
         if activation == name:
             return onnx_name, ()
-    value = _SHORT.get(activation, activation) if isinstance(activation, str) else activation
+    value: Any = _SHORT.get(activation, activation) if isinstance(activation, str) else activation
     for onnx_name, (cls, _) in _WITH_PARAMETERS.items():
         if isinstance(value, cls):
             return onnx_name, dataclasses.astuple(value)

@@ -112,6 +112,8 @@ def _walk(graph: Graph, link: Link, tensor: str, axes: Axes | None, index: int) 
                     raise ValueError(f"X of {label(node)} must be what lies before it, got {got}; {_HINT}")
                 link.following.append(node)
                 continue
+            if op == "Shape":  # sizes, of which exporters make zero states; no number of the tensor goes there
+                continue
             after = _layout_op(graph, link, node, position, axes, index)
             if op in MERGES:
                 yield MERGES[op]

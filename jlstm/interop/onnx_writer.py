@@ -54,7 +54,7 @@ class Writer:
     def __init__(self, onnx: Any, dtype: np.dtype, lengths: bool, state: bool):
         self._onnx, self._lengths, self._state = onnx, lengths, state
         self._dtype, self._type = dtype, onnx.helper.np_dtype_to_tensor_dtype(dtype)
-        self._nodes, self._inputs, self._outputs = [], [], []
+        self._nodes, self._inputs, self._y, self._states = [], [], [], []
         self._constants: dict[str, Any] = {}
 
     def start(self, input_size: int) -> str:
@@ -90,7 +90,8 @@ class Writer:
         import jlstm
 
         helper = self._onnx.helper
-        graph = helper.make_graph(self._nodes, "lstm", self._inputs, self._outputs, [*self._constants.values()])
+        outputs = self._y + self._states
+        graph = helper.make_graph(self._nodes, "lstm", self._inputs, outputs, [*self._constants.values()])
         return helper.make_model(
             graph,
             producer_name="jlstm",
@@ -108,8 +109,8 @@ class Writer:
             initial_h, initial_c = f"initial_h{suffix}", f"initial_c{suffix}"
             self._declare(self._inputs, initial_h, directions, "batch", N)
             self._declare(self._inputs, initial_c, directions, "batch", N)
-        self._declare(self._outputs, final_h, directions, "batch", N)
-        self._declare(self._outputs, final_c, directions, "batch", N)
+        self._declare(self._states, final_h, directions, "batch", N)
+        self._declare(self._states, final_c, directions, "batch", N)
         arrays = _weights(level, self._dtype)
         weights = {name: self._constant(f"{name}{suffix}", array) for name, array in arrays.items()}
         # A row of length 0 keeps its state. onnxruntime makes that zeros, and ONNX's text is silent.
@@ -157,9 +158,9 @@ class Writer:
         """Declare outputs of the last layer, batch-major."""
         width = level.parts[0].spec.units if level.merge_mode is None else level.spec.output_size
         if level.spec.return_sequences:
-            self._declare(self._outputs, self._node("Transpose", name, y, perm=[1, 0, 2]), "batch", "time", width)
+            self._declare(self._y, self._node("Transpose", name, y, perm=[1, 0, 2]), "batch", "time", width)
         else:
-            self._declare(self._outputs, self._node("Identity", name, y), "batch", width)
+            self._declare(self._y, self._node("Identity", name, y), "batch", width)
 
     def _empty_rows(self) -> str:
         """The name of a condition [1, batch, 1]: rows of length 0."""
