@@ -1,5 +1,6 @@
 """From ONNX: LSTM nodes, alone or as a chain in a model, become a spec and params."""
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -69,7 +70,9 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
     layers = [_layer(graph, link) for link in links]
     lengths = {node_input(link.node, "sequence_lens") for link in links}
     if len(lengths) > 1:
-        raise ValueError(f"sequence_lens must be the same for all LSTM nodes of model, got {sorted(lengths)}")
+        raise ValueError(
+            f"sequence_lens must be the same for all LSTM nodes of model, got {', '.join(map(repr, lengths))}"
+        )
     if len(layers) == 1:
         return layers[0]
     specs, params = zip(*layers, strict=True)
@@ -139,14 +142,7 @@ def _read(model: Any, weights: Any) -> tuple[Graph, list[Link]]:
 def _layer(graph: Graph, link: Link) -> tuple[LSTM | Bidirectional, Any]:
     """The spec and params of one node."""
     node, where = link.node, label(link.node)
-    options = attributes(node)
-    for name in options:
-        if name not in _ATTRIBUTES:
-            raise ValueError(f"attributes of {where} must be among {', '.join(_ATTRIBUTES)}, got {name!r}")
-    checks.one_of(f"direction of {where}", direction(node), tuple(_BACKWARDS))
-    checks.one_of(f"input_forget of {where}", options.get("input_forget", 0), (0, 1))
-    checks.one_of(f"layout of {where}", layout(node), (0, 1))
-    backwards = _BACKWARDS[direction(node)]
+    options, backwards = _options(node)
     N, arrays = _weights(graph, node, len(backwards), options.get("hidden_size"))
     activations = _activations(where, options, len(backwards))
     specs, params = [], []
@@ -178,6 +174,20 @@ def _layer(graph: Graph, link: Link) -> tuple[LSTM | Bidirectional, Any]:
     if len(specs) == 1:
         return specs[0], params[0]
     return Bidirectional(*specs, merge_mode=link.merge_mode), Directions(*params)
+
+
+def _options(node: Any) -> tuple[dict[str, Any], tuple[bool, ...]]:
+    """The attributes of a node, checked but for those of activations, and whether each direction goes backwards."""
+    options, where = attributes(node), label(node)
+    for name in options:
+        if name not in _ATTRIBUTES:
+            raise ValueError(f"attributes of {where} must be among {', '.join(_ATTRIBUTES)}, got {name!r}")
+    checks.one_of(f"direction of {where}", direction(node), tuple(_BACKWARDS))
+    checks.one_of(f"input_forget of {where}", options.get("input_forget", 0), (0, 1))
+    checks.one_of(f"layout of {where}", layout(node), (0, 1))
+    if not isinstance(options.get("clip", 1.0), float) or not 0 < options.get("clip", 1.0) < math.inf:
+        raise ValueError(f"clip of {where} must be a finite number above 0, got {checks.show(options['clip'])}")
+    return options, _BACKWARDS[direction(node)]
 
 
 def _params(arrays: Mapping[str, np.ndarray]) -> LSTMParams:
@@ -252,8 +262,9 @@ def _state_parts(graph: Graph, node: Any) -> list[Any]:
 
 def _state(graph: Graph, node: Any, parts: list[Any], like: np.ndarray) -> LSTMState | Directions:
     """The state of one node's layer; `like` is any array of the model's state, which tells batch size and dtype."""
-    directions = len(_BACKWARDS.get(direction(node), (False,)))
-    N, _ = _weights(graph, node, directions, attributes(node).get("hidden_size"))
+    options, backwards = _options(node)
+    directions = len(backwards)
+    N, _ = _weights(graph, node, directions, options.get("hidden_size"))
     shape, arrays = (directions, like.shape[1], N), []
     for name, part in zip(("initial_h", "initial_c"), parts, strict=True):
         if isinstance(part, str):

@@ -118,7 +118,12 @@ def _check(level: Level, input_size: int, lengths: bool, *, last: bool) -> None:
     first = level.parts[0]
     for part in level.parts:
         name, spec, variant = part.name, part.spec, part.spec.variant
-        checks.array(f"kernel of {name or 'params'}", part.params.kernel, "floating", (input_size, 4 * spec.units))
+        checks.array(
+            f"kernel of {name.removesuffix('.') or 'params'}",
+            part.params.kernel,
+            "floating",
+            (input_size, 4 * spec.units),
+        )
         if variant.projection is not None:
             raise cannot_express(_TARGET, f"{name}variant.projection", variant.projection, "None")
         if not variant.forget_gate:

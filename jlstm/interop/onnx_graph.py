@@ -25,7 +25,8 @@ def require_onnx() -> Any:
 
 def op_type(node: Any) -> str:
     """The operator of a node, with its domain where that is not ONNX's own."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    op = _text(node.op_type)
+    return op if node.domain in ("", "ai.onnx") else f"{_text(node.domain)}.{op}"
 
 
 def label(node: Any) -> str:
@@ -118,6 +119,8 @@ class Graph:
     def _array(self, tensor: Any) -> np.ndarray:
         onnx = require_onnx()
         try:
+            if min(tensor.dims, default=0) < 0:  # NumPy would take -1 for a size to infer
+                raise ValueError(f"the sizes {list(tensor.dims)}")
             if tensor.data_location == onnx.TensorProto.EXTERNAL:
                 tensor = _with_external_data(tensor, self._folder)
             return onnx.numpy_helper.to_array(tensor)
@@ -156,7 +159,7 @@ def _with_external_data(tensor: Any, folder: Path | None) -> Any:
     item = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     count, offset = math.prod(tensor.dims) * item, int(entries.get("offset", 0))
     length = int(entries.get("length", count))
-    if length != count or offset < 0 or offset + count > path.stat().st_size or min(tensor.dims, default=1) < 0:
+    if length != count or offset < 0 or offset + count > path.stat().st_size:
         raise ValueError(f"{path.stat().st_size} bytes in {location!r} for {length} from {offset} on; needed: {count}")
     with path.open("rb") as file:
         file.seek(offset)
@@ -165,7 +168,7 @@ def _with_external_data(tensor: Any, folder: Path | None) -> Any:
 
 
 def _text(value: Any) -> Any:
-    """Attributes of text are bytes in ONNX."""
+    """Attributes of text are bytes in ONNX; protobuf gives other fields as bytes where a broken file has no UTF-8."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, list):

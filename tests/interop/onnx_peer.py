@@ -71,11 +71,13 @@ def case(seed, *, T=4, B=3, D=3, N=4, direction="forward", scale=0.7, outputs=OU
 def model_of(nodes, graph_inputs, graph_outputs, constants, opset=17):
     """A model of float tensors with ranks left open; constants as initializers."""
     helper, types = onnx.helper, onnx.TensorProto
+    ranks = {"Y": 4, "Y_h": 3, "Y_c": 3}
+    shapes = {name: [None] * ranks[name] if name in ranks else None for name in graph_outputs}
     graph = helper.make_graph(
         nodes,
         "graph",
         [helper.make_tensor_value_info(name, types.FLOAT, [None] * rank) for name, rank in graph_inputs.items()],
-        [helper.make_tensor_value_info(name, types.FLOAT, None) for name in graph_outputs],
+        [helper.make_tensor_value_info(name, types.FLOAT, shape) for name, shape in shapes.items()],
         [onnx.numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
