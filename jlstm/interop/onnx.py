@@ -68,7 +68,7 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
     """
     graph, links = _read(model, weights)
     layers = [_layer(graph, link) for link in links]
-    lengths = {node_input(link.node, "sequence_lens") for link in links}
+    lengths = dict.fromkeys(node_input(link.node, "sequence_lens") for link in links)
     if len(lengths) > 1:
         raise ValueError(
             f"sequence_lens must be the same for all LSTM nodes of model, got {', '.join(map(repr, lengths))}"

@@ -27,6 +27,7 @@ class Link:
     sequences: bool = True  # whether anything reads Y
     merge_mode: str = "concat"
     keep_order: bool = True  # False: Y of a reverse node is turned round in time
+    shown: bool = False  # whether Y reaches an output of the graph without another LSTM node
     following: list[Any] = field(default_factory=list)  # the LSTM nodes that read Y as their X
 
 
@@ -50,6 +51,9 @@ def chain(graph: Graph) -> list[Link]:
         raise ValueError(f"LSTM nodes of model must form one chain, got {nodes}; {_HINT}")
     _check_source(graph, ordered[0].node)
     _check_outputs(graph)
+    for link in ordered[:-1]:
+        if link.shown:
+            raise ValueError(f"outputs of model must not hold Y of {label(link.node)}, below another; {_HINT}")
     return ordered
 
 
@@ -104,6 +108,7 @@ def _walk(graph: Graph, link: Link, tensor: str, axes: Axes | None, index: int) 
         if not tensor or tensor in seen:
             continue
         seen.add(tensor)
+        link.shown |= index == 0 and tensor in graph.outputs
         for node, position in graph.consumers.get(tensor, ()):
             op = op_type(node)
             if op == "LSTM":
@@ -143,8 +148,8 @@ def _layout_op(graph: Graph, link: Link, node: Any, position: int, axes: Axes | 
         elif op in MERGES and _directions(link) == 2 and attributes(node).get("keepdims", 1) == 0:
             after = _without_directions(graph, node, axes)
         elif op == "Slice" and direction(link.node) == "reverse" and _turns_time(graph, node, axes):
+            after = axes if link.keep_order else None  # turned twice: no exporter does that
             link.keep_order = False
-            after = axes
     if after is None:
         raise ValueError(
             f"what lies behind {label(link.node)} must be LSTM nodes and changes of layout, got {label(node)}; {_HINT}"
@@ -237,12 +242,19 @@ def _check_source(graph: Graph, node: Any) -> None:
 
 
 def _check_outputs(graph: Graph) -> None:
-    """Require that every output of the graph comes from an LSTM node through nodes that _walk has accepted."""
-    for name in graph.outputs:
-        seen = set()
-        while name in graph.producers and name not in seen and op_type(graph.producers[name]) != "LSTM":
-            seen.add(name)
-            node = graph.producers[name]
-            name = _input(node, 2 if op_type(node) == "Where" else 0)
-        if name not in graph.producers or name in seen:
+    """Require that every output of the graph comes from LSTM nodes, through nodes that _walk has accepted."""
+    pending, seen = list(graph.outputs), set()
+    while pending:
+        name = pending.pop()
+        node = graph.producers.get(name)
+        if name in seen:
+            continue
+        if node is None:
             raise ValueError(f"outputs of model must come from its LSTM nodes, got one from {name!r}; {_HINT}")
+        if op_type(node) == "LSTM":
+            continue
+        seen.add(name)
+        if op_type(node) == "Concat":
+            pending += node.input
+        else:
+            pending.append(_input(node, 2 if op_type(node) == "Where" else 0))

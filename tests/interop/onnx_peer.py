@@ -32,6 +32,11 @@ class Case:
         self.node = onnx.helper.make_node("LSTM", names, list(self.outputs), **self.attributes)
 
     @property
+    def weights(self):
+        """All arrays but X."""
+        return {name: a for name, a in self.arrays.items() if name != "X"}
+
+    @property
     def batch_major(self):
         return self.attributes.get("layout") == 1
 
@@ -131,10 +136,9 @@ def layer_outputs(state, y, made):
 
 def jlstm_outputs(made):
     """What jlstm computes of a node."""
-    weights = {name: a for name, a in made.arrays.items() if name != "X"}
-    spec, params = from_onnx(made.node, weights)
+    spec, params = from_onnx(made.node, made.weights)
     x = jnp.asarray(made.arrays["X"] if made.batch_major else made.arrays["X"].swapaxes(0, 1))
-    given = inputs(made.node, weights)
+    given = inputs(made.node, made.weights)
     state = given.pop("state", None) or spec.initial_state(x.shape[0])
     return spec, params, layer_outputs(*jitted(spec)(params, state, x, **given), made)
 
@@ -142,6 +146,24 @@ def jlstm_outputs(made):
 def jitted(spec):
     """apply, compiled."""
     return jax.jit(spec.apply, compiler_options=QUICKLY_COMPILED)
+
+
+def draw(spec, D, batch, seed):
+    """Params and a state for a spec, nothing of the initial values left."""
+    rng = np.random.default_rng(seed)
+
+    def normal(a):
+        return jnp.asarray(rng.normal(0, 0.5, a.shape), a.dtype)
+
+    params = jax.tree.map(normal, jax.eval_shape(lambda key: spec.init(key, D), jax.random.key(0)))
+    return params, jax.tree.map(normal, jax.eval_shape(lambda: spec.initial_state(batch)))
+
+
+def same_layer(got, expected):
+    """Assert the same spec and the same bits of params."""
+    assert got[0] == expected[0]
+    assert jax.tree.structure(got[1]) == jax.tree.structure(expected[1])
+    assert all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (got[1], expected[1])), strict=True))
 
 
 def error(got, expected):

@@ -2,15 +2,12 @@
 
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import onnx_peer as op
 import pytest
 from conftest import peer
 
-import jlstm
-from jlstm import LSTM, Bidirectional, Stack, Variant
+from jlstm import LSTM, Stack
 from jlstm.interop import from_onnx, to_onnx
 from jlstm.interop.onnx import inputs
 
@@ -20,88 +17,9 @@ node = onnx.helper.make_node
 ALL = {"return_sequences": True}
 
 
-def weights(made):
-    """All arrays but X."""
-    return {name: a for name, a in made.arrays.items() if name != "X"}
-
-
 def model_of(made, *more, outputs=("Y",), **constants):
     """A model of a node and what comes behind it."""
-    return op.model_of([made.node, *more], {"X": 3}, outputs, {**weights(made), **constants})
-
-
-def small(spec, seed=0, D=3):
-    """Params of a spec."""
-    return spec.init(jax.random.key(seed), D)
-
-
-def same(got, expected):
-    """Assert the same spec and the same bits of params."""
-    assert got[0] == expected[0]
-    assert jax.tree.structure(got[1]) == jax.tree.structure(expected[1])
-    assert all(bool(jnp.all(a == b)) for a, b in zip(*map(jax.tree.leaves, (got[1], expected[1])), strict=True))
-
-
-# --- round trips -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        LSTM(4),
-        LSTM(4, use_bias=False, **ALL),
-        LSTM(4, go_backwards=True, keep_order=True, **ALL),
-        LSTM(4, go_backwards=True, **ALL),
-        LSTM(4, variant=Variant(peephole=True, coupled="forget", preact_clip=0.7, output_activation="relu"), **ALL),
-        LSTM(4, activation=jlstm.ScaledTanh(1.7159, 2 / 3), recurrent_activation="hard_sigmoid", **ALL),
-        Bidirectional(LSTM(4, **ALL)),
-        Bidirectional(LSTM(4, **ALL), merge_mode="mul"),
-        Bidirectional(LSTM(4), merge_mode="ave"),
-        Bidirectional(LSTM(4, **ALL), LSTM(4, activation=jlstm.ELU(0.5), go_backwards=True, **ALL), merge_mode="sum"),
-        Stack((Bidirectional(LSTM(3, **ALL)), LSTM(4, go_backwards=True, **ALL), LSTM(2))),
-    ],
-    ids=repr,
-)
-@pytest.mark.parametrize("state", [False, True])
-def test_what_to_onnx_writes_comes_back(spec, state):
-    params = small(spec)
-    if "ScaledTanh" in repr(spec):  # 2 / 3 comes back as the shortest decimal of the same float32
-        back, _ = from_onnx(to_onnx(spec, params, state=state))
-        assert np.float32(back.activation.beta) == np.float32(2 / 3)
-        spec = LSTM(4, activation=back.activation, recurrent_activation="hard_sigmoid", **ALL)
-    same(from_onnx(to_onnx(spec, params, state=state)), (spec, params))
-
-
-def test_lengths_come_back_as_zeros_beyond_them():
-    spec = LSTM(4, zero_output_for_mask=True, **ALL)
-    for state in (False, True):
-        params = small(spec)
-        same(from_onnx(to_onnx(spec, params, lengths=True, state=state)), (spec, params))
-
-
-def test_nested_stacks_come_back_flat():
-    inner = Stack((LSTM(3, **ALL), LSTM(2, **ALL)))
-    spec = Stack((inner, Stack((LSTM(4),))))
-    back, params = from_onnx(to_onnx(spec, small(spec)))
-    assert back == Stack((LSTM(3, **ALL), LSTM(2, **ALL), LSTM(4)))
-    assert [p.kernel.shape for p in params] == [(3, 12), (3, 8), (2, 16)]
-
-
-def test_model_is_of_opset_17_with_symbolic_sizes():
-    model = to_onnx(LSTM(4, **ALL), small(LSTM(4)), lengths=False)
-    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
-    (x,) = model.graph.input
-    assert [d.dim_param or d.dim_value for d in x.type.tensor_type.shape.dim] == ["batch", "time", 3]
-
-
-def test_float64_params_are_written_as_double():
-    with jax.enable_x64(True):
-        spec = LSTM(4, param_dtype="float64", **ALL)
-        params = small(spec)
-        model = to_onnx(spec, params)
-        same(from_onnx(model), (spec, params))
-    with pytest.raises(ValueError, match="must be at most 32 bits wide unless jax_enable_x64 is on, got float64"):
-        from_onnx(model)
+    return op.model_of([made.node, *more], {"X": 3}, outputs, {**made.weights, **constants})
 
 
 # --- constants -------------------------------------------------------------------------------------------------------
@@ -109,10 +27,10 @@ def test_float64_params_are_written_as_double():
 
 def test_weights_in_constant_nodes_and_behind_identity():
     made = op.case(0, peephole=True)
-    expected = from_onnx(made.node, weights(made))
+    expected = from_onnx(made.node, made.weights)
     nodes = [node("Constant", [], [n], value=onnx.numpy_helper.from_array(made.arrays[n])) for n in "WBP"]
     nodes += [node("Identity", ["held"], ["between"]), node("Identity", ["between"], ["R"])]
-    same(from_onnx(op.model_of([*nodes, made.node], {"X": 3}, ["Y"], {"held": made.arrays["R"]})), expected)
+    op.same_layer(from_onnx(op.model_of([*nodes, made.node], {"X": 3}, ["Y"], {"held": made.arrays["R"]})), expected)
 
 
 def test_node_with_its_model_graph_or_path(tmp_path):
@@ -120,21 +38,21 @@ def test_node_with_its_model_graph_or_path(tmp_path):
     model = model_of(made)
     onnx.save(model, tmp_path / "model.onnx")
     for whole in (model, model.graph, tmp_path / "model.onnx", str(tmp_path / "model.onnx")):
-        same(from_onnx(made.node, whole), from_onnx(made.node, weights(made)))
-        same(from_onnx(whole), from_onnx(made.node, weights(made)))
+        op.same_layer(from_onnx(made.node, whole), from_onnx(made.node, made.weights))
+        op.same_layer(from_onnx(whole), from_onnx(made.node, made.weights))
 
 
 def test_hidden_size_may_be_left_out_and_opset_1_read():
     made = op.case(0)
-    expected = from_onnx(made.node, weights(made))
+    expected = from_onnx(made.node, made.weights)
     del made.node.attribute[:]
     made.node.attribute.append(onnx.helper.make_attribute("output_sequence", 1))
-    same(from_onnx(made.node, weights(made)), expected)
+    op.same_layer(from_onnx(made.node, made.weights), expected)
 
 
 def test_float16_weights_keep_their_dtype_and_biases_are_added_in_float32():
     made = op.case(0)
-    half = {name: a.astype(np.float16) for name, a in weights(made).items()}
+    half = {name: a.astype(np.float16) for name, a in made.weights.items()}
     spec, params = from_onnx(made.node, half)
     assert spec.param_dtype == "float16"
     assert (params.kernel.dtype, params.bias.dtype) == ("float16", "float32")
@@ -170,7 +88,7 @@ def test_inputs_of_a_stack():
     renamed = {name: f"{name}_2" for name in (*op.INPUTS, *op.OUTPUTS)} | {"X": "squeezed"}
     for names in (second.node.input, second.node.output):
         names[:] = [renamed.get(name, name) for name in names]
-    constants = weights(first) | {renamed[name]: a for name, a in weights(second).items()} | {"one": np.array([1])}
+    constants = first.weights | {renamed[name]: a for name, a in second.weights.items()} | {"one": np.array([1])}
     nodes = [first.node, node("Squeeze", ["Y", "one"], ["squeezed"]), second.node]
     model = op.model_of(nodes, {"X": 3}, ["Y_2"], constants)
     spec, _ = from_onnx(model)
@@ -183,7 +101,7 @@ def test_inputs_of_a_stack():
 
 def test_half_constant_state_is_refused():
     made = op.case(0, state=True)
-    constants = {name: a for name, a in weights(made).items() if name != "initial_c"}
+    constants = {name: a for name, a in made.weights.items() if name != "initial_c"}
     model = op.model_of([made.node], {"X": 3, "initial_c": 3}, ["Y"], constants)
     with pytest.raises(ValueError, match="initial_c of LSTM node 'Y' must be a constant, as another part"):
         inputs(model)
@@ -237,7 +155,7 @@ def test_attributes_that_are_refused(options, message):
     made.attributes.update(options)
     made.__post_init__()
     with pytest.raises(ValueError, match=message):
-        from_onnx(made.node, weights(made))
+        from_onnx(made.node, made.weights)
 
 
 def test_alphas_that_nothing_takes_are_left_alone():
@@ -262,7 +180,7 @@ def test_alphas_that_nothing_takes_are_left_alone():
 )
 def test_arrays_that_are_refused(name, array, message):
     made = op.case(0, peephole=True, state=True, lengths=[1, 2, 3])
-    arrays = weights(made)
+    arrays = made.weights
     if array is None:
         del arrays[name]
     else:
@@ -280,7 +198,7 @@ def test_wrong_types():
     with pytest.raises(TypeError, match="weights must be the node's model or a mapping of arrays, got None"):
         from_onnx(made.node)
     with pytest.raises(TypeError, match="weights must be None unless model is a NodeProto"):
-        from_onnx(model_of(made), weights(made))
+        from_onnx(model_of(made), made.weights)
     with pytest.raises(ValueError, match="model must be an LSTM node, got GRU node 'Y'"):
         from_onnx(node("GRU", ["X", "W", "R"], ["Y"]), {})
     with pytest.raises(ValueError, match=r"model must be an LSTM node, got com\.microsoft.LSTM node 'Y'"):
@@ -337,6 +255,8 @@ SQUEEZE = node("Squeeze", ["Y", "one"], ["between"])
         ([node("Squeeze", ["Y"], ["Z"])], ["Z"], "got Squeeze node 'Z'"),
         ([node("Slice", ["Y", "one", "one"], ["Z"])], ["Z"], "got Slice node 'Z'"),
         ([node("Add", ["Y_h", "Y_h"], ["Z"])], ["Y", "Z"], "got Add node 'Z'"),
+        ([SQUEEZE, second()], ["Y", "Y2"], "outputs of model must not hold Y of LSTM node 'Y', below another"),
+        ([node("Relu", ["X"], ["s"]), node("Concat", ["Y_h", "s"], ["Z"], axis=0)], ["Y", "Z"], "got one from 'X'"),
         ([node("Relu", ["X"], ["Z"])], ["Y", "Z"], "outputs of model must come from its LSTM nodes, got one from 'X'"),
         ([SQUEEZE, second(sequence_lens="lens")], ["Y2"], "sequence_lens must be the same for all LSTM nodes"),
         ([node("Relu", ["X"], ["Y"])], ["Y"], "tensor 'Y' must be written once, got another in Relu node 'Y'"),
@@ -354,7 +274,7 @@ def test_what_lies_before_is_refused_and_no_lstm_too():
     made.node.input[0] = "embedded"
     nodes = [node("Relu", ["X"], ["embedded"], name="embedding"), made.node]
     with pytest.raises(ValueError, match=r"what lies before LSTM node 'Y' must be .*, got Relu node 'embedding'"):
-        from_onnx(op.model_of(nodes, {"X": 3}, ["Y"], weights(made)))
+        from_onnx(op.model_of(nodes, {"X": 3}, ["Y"], made.weights))
     with pytest.raises(ValueError, match="model must have an LSTM node in its main graph, got Relu"):
         from_onnx(op.model_of(nodes[:1], {"X": 3}, ["embedded"], {}))
 
@@ -364,83 +284,8 @@ def test_cycles_end():
     loop = [node("Identity", ["a"], ["b"]), node("Identity", ["b"], ["a"])]
     made.node.input[1] = "a"
     with pytest.raises(ValueError, match=r"W of .* must be a constant of the model, got 'a'"):
-        from_onnx(op.model_of([*loop, made.node], {"X": 3}, ["Y"], weights(made)))
+        from_onnx(op.model_of([*loop, made.node], {"X": 3}, ["Y"], made.weights))
     made = op.case(0, N=3)
     made.node.input[0] = "between"
     with pytest.raises(ValueError, match="LSTM nodes of model must form one chain"):
-        from_onnx(op.model_of([made.node, SQUEEZE], {"X": 3}, ["Y"], {**weights(made), "one": np.array([1])}))
-
-
-# --- specs that are refused ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("spec", "lengths", "message"),
-    [
-        (LSTM(4, variant=Variant(projection=2)), False, "variant.projection must be None for an ONNX LSTM, got 2"),
-        (LSTM(4, variant=Variant(forget_gate=False)), False, "variant.forget_gate must be True for .*, got False"),
-        (
-            LSTM(4, variant=Variant(coupled="input")),
-            False,
-            "variant.coupled must be None or 'forget' for .*, got 'input'",
-        ),
-        (LSTM(4, activation="gelu"), False, "activation must be one of tanh, .* for an ONNX LSTM, got 'gelu'"),
-        (
-            LSTM(4, recurrent_activation=jnp.tanh),
-            False,
-            "recurrent_activation must be one of tanh, .* for an ONNX LSTM",
-        ),
-        (
-            Stack((LSTM(4, **ALL), Bidirectional(LSTM(4, variant=Variant(output_activation="mish"))))),
-            False,
-            r"layers\[1\].forward.variant.output_activation must be one of",
-        ),
-        (
-            Bidirectional(LSTM(4), LSTM(5, go_backwards=True)),
-            False,
-            "backward.units must be 4, as forward for a bidirectional ONNX LSTM, got 5",
-        ),
-        (
-            Bidirectional(LSTM(4), LSTM(4, go_backwards=True, variant=Variant(preact_clip=1.0))),
-            False,
-            "backward.variant.preact_clip must be None, as forward",
-        ),
-        (
-            LSTM(4, dtype="bfloat16"),
-            False,
-            "dtype must be None or float32, as params for an ONNX model, got 'bfloat16'",
-        ),
-        (
-            LSTM(4, param_dtype="float16"),
-            False,
-            "the dtype of kernel must be float32 or float64 throughout for an ONNX",
-        ),
-        (
-            LSTM(4, **ALL),
-            True,
-            "zero_output_for_mask must be True for an ONNX LSTM with lengths and return_sequences=True",
-        ),
-        (LSTM(4, zero_output_for_mask=True), True, "zero_output_for_mask must be False for an ONNX LSTM with lengths"),
-        (
-            Stack((LSTM(4, go_backwards=True, **ALL), LSTM(4))),
-            True,
-            r"layers\[0\].keep_order must be True for an ONNX LSTM with lengths below another, got False",
-        ),
-    ],
-    ids=repr,
-)
-def test_specs_that_are_refused(spec, lengths, message):
-    with pytest.raises(ValueError, match=message):
-        to_onnx(spec, small(spec), lengths=lengths)
-
-
-def test_params_that_do_not_fit():
-    spec = Stack((LSTM(4, **ALL), LSTM(3)))
-    with pytest.raises(TypeError, match="params must be a tuple of 2, got LSTMParams"):
-        to_onnx(spec, small(LSTM(4)))
-    with pytest.raises(ValueError, match=r"kernel of layers\[1\] must have shape \[4, 12\], got \[5, 12\]"):
-        to_onnx(spec, (small(LSTM(4)), small(LSTM(3), D=5)))
-    with pytest.raises(ValueError, match=r"params of layers\[0\].kernel must have shape \[D, 16\], got \[3, 12\]"):
-        to_onnx(spec, (small(LSTM(3)), small(LSTM(3), D=4)))
-    with pytest.raises(TypeError, match="spec must be LSTM or Bidirectional or Stack"):
-        to_onnx("LSTM", None)
+        from_onnx(op.model_of([made.node, SQUEEZE], {"X": 3}, ["Y"], {**made.weights, "one": np.array([1])}))
