@@ -46,7 +46,6 @@ def read(label: str, names: Sequence[str], alphas: Sequence[float], betas: Seque
         label: what an error calls the node.
         names: ONNX's names, case ignored as onnxruntime does.
     """
-    # Of different spellings of one name the table's is used.
     known = {name.lower(): name for name in (*_PLAIN, *_WITH_PARAMETERS)}
     for name in names:
         if name.lower() not in known:

@@ -17,7 +17,7 @@ from jlstm.types import GATES, PEEPHOLES, LSTMParams
 # that of opset 14.
 OPSET, IR_VERSION = 17, 8
 
-_BACKWARDS = np.iinfo(np.int64).min  # the end of a Slice that goes back to the first step
+_BEFORE_FIRST = np.iinfo(np.int64).min  # the end of a Slice that goes back to the first step
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,9 @@ class Writer:
             self._node("Where", final_c, self._empty_rows(), initial_c, last_c)
         spec = level.spec
         if y and isinstance(spec, LSTM) and spec.go_backwards and not spec.keep_order:
-            ends = (self._constant(name, np.array([end])) for name, end in (("minus_one", -1), ("first", _BACKWARDS)))
+            ends = (
+                self._constant(name, np.array([end])) for name, end in (("minus_one", -1), ("first", _BEFORE_FIRST))
+            )
             minus_one, first = ends
             axis = self._constant("axis_0", np.array([0]))
             return self._node("Slice", f"Y_processed{suffix}", y, minus_one, first, axis, minus_one)
