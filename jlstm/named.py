@@ -64,6 +64,44 @@ class ELU:
         return nn.elu(x, self.alpha)
 
 
+@dataclass(frozen=True)
+class Affine:
+    """alpha x + beta (ONNX's Affine)."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+
+    __post_init__ = checks.numbers_of
+
+    def __call__(self, x: Array) -> Array:
+        return self.alpha * x + self.beta
+
+
+@dataclass(frozen=True)
+class ScaledTanh:
+    """alpha tanh(beta x) (ONNX's ScaledTanh); LeCun's 1.7159 tanh(2x / 3) is one."""
+
+    alpha: float = 1.0
+    beta: float = 1.0
+
+    __post_init__ = checks.numbers_of
+
+    def __call__(self, x: Array) -> Array:
+        return self.alpha * jnp.tanh(self.beta * x)
+
+
+@dataclass(frozen=True)
+class ThresholdedReLU:
+    """x where it is at least theta, 0 elsewhere (ONNX's ThresholdedRelu)."""
+
+    theta: float = 1.0
+
+    __post_init__ = checks.numbers_of
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.where(x >= self.theta, x, 0)
+
+
 def _linear(x):
     return x
 
@@ -265,7 +303,7 @@ CONSTRAINTS: dict[str, Callable[[Array], Array]] = {
 
 # --- by name, by value, or callable --------------------------------------------------------------------------------
 
-_ACTIVATION_CLASSES = (HardSigmoid, LeakyReLU, ELU)
+_ACTIVATION_CLASSES = (HardSigmoid, LeakyReLU, ELU, Affine, ScaledTanh, ThresholdedReLU)
 _REGULARIZER_CLASSES = (L1, L2, L1L2, OrthogonalRegularizer)
 _CONSTRAINT_CLASSES = (MaxNorm, NonNeg, UnitNorm, MinMaxNorm)
 

@@ -95,6 +95,10 @@ def test_activation_by_value_and_callable():
         jlstm.HardSigmoid(): [0, 0.3, 0.5, 0.7, 1],
         jlstm.HardSigmoid(alpha=0.5, beta=0.25): [0, 0, 0.25, 0.75, 1],
         jlstm.LeakyReLU(0.1): [-1, -0.1, 0, 1, 10],
+        jlstm.Affine(2.0, -1.0): [-21, -3, -1, 1, 19],
+        jlstm.ScaledTanh(2.0, 0.5): [2 * math.tanh(0.5 * v) for v in (-10, -1, 0, 1, 10)],
+        jlstm.ThresholdedReLU(1.0): [0, 0, 0, 1, 10],
+        jlstm.ThresholdedReLU(1.5): [0, 0, 0, 0, 10],
         jlstm.ELU(2.0): [2 * math.expm1(-10), 2 * math.expm1(-1), 0, 1, 10],
         jnp.abs: [10, 1, 0, 1, 10],
     }

@@ -31,6 +31,9 @@ activations = named_or(
     st.builds(jlstm.HardSigmoid, finite, finite),
     st.builds(jlstm.LeakyReLU, positive),
     st.builds(jlstm.ELU, positive),
+    st.builds(jlstm.Affine, finite, finite),
+    st.builds(jlstm.ScaledTanh, finite, finite),
+    st.builds(jlstm.ThresholdedReLU, finite),
 )
 initializers = named_or(
     named.INITIALIZERS,
@@ -171,6 +174,7 @@ def test_every_class_of_an_option_round_trips():
             for field, classes in (
                 ("bias_initializer", named.initializers.CLASSES),
                 ("activation", (named.HardSigmoid, named.LeakyReLU, named.ELU)),
+                ("activation", (named.Affine, named.ScaledTanh, named.ThresholdedReLU)),
                 ("kernel_regularizer", (named.L1, named.L2, named.L1L2, named.OrthogonalRegularizer)),
                 ("kernel_constraint", (named.MaxNorm, named.NonNeg, named.UnitNorm, named.MinMaxNorm)),
             )

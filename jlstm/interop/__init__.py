@@ -2,3 +2,8 @@
 
 A module each; none imports its library before a function of it is called.
 """
+
+from jlstm.interop.onnx import from_onnx
+from jlstm.interop.onnx_export import to_onnx
+
+__all__ = ["from_onnx", "to_onnx"]
