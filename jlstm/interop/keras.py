@@ -243,7 +243,7 @@ def _variables(cell: Any, shapes: Sequence[Any]) -> list[Any]:
     variables = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel", "bias")][: len(shapes)]
     if any(v is None for v in variables):
         raise ValueError(f"source must be built (call it once, or its build), got {cell.name} without weights")
-    return [np.asarray(sys.modules["keras"].ops.convert_to_numpy(v)) for v in variables]
+    return [np.asarray(sys.modules["keras"].ops.convert_to_numpy(v.value)) for v in variables]
 
 
 # --- to Keras ------------------------------------------------------------------------------------------------------

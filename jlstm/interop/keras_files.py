@@ -50,10 +50,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, ReadCell]]:
             with h5py.File(weights, "r") as h5:
                 yield config, lambda group, shapes: _read_cell(h5py, h5, size, group, shapes)
         except _BROKEN as error:
-            if isinstance(error, ValueError) and not isinstance(error, UnicodeDecodeError):
-                reason = str(error)
-            else:
-                reason = f"{type(error).__name__}: {error}"
+            if type(error) is ValueError:  # a subclass comes from json or zipfile
+                raise ValueError(f"{name}: {error}") from error
+            reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{name} must be a file that Keras 3 wrote, got one where {reason}") from error
 
 

@@ -87,9 +87,10 @@ def to_keras(keras: Any, target: str, option: str, value: Any) -> Any:
     if isinstance(value, initializers.TorchUniform):
         limit = 1 / value.units**0.5
         return keras.initializers.RandomUniform(-limit, limit)
-    if isinstance(value, classes) and not isinstance(value, initializers.Chrono):
-        arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(type(value))}
-        return getattr(getattr(keras, _MODULES[kind]), type(value).__name__)(**arguments)
+    for known in classes:
+        if isinstance(value, known) and known is not initializers.Chrono:
+            arguments = {f.name: getattr(value, f.name) for f in dataclasses.fields(known)}
+            return getattr(getattr(keras, _MODULES[kind]), known.__name__)(**arguments)
     raise cannot_express(target, option, value, "a name or a value that Keras has")
 
 
@@ -148,7 +149,7 @@ def _counterpart(kind: str, config: dict[str, Any], table: Any, classes: tuple[t
 
 def _our_name(name: str) -> str:
     name = snake_case(name)
-    return {"l1l2": "l1_l2", "leaky_re_lu": "leaky_relu"}.get(name, name)
+    return "leaky_relu" if name == "leaky_re_lu" else name
 
 
 def _of_keras(value: Mapping[str, Any]) -> bool:
