@@ -281,7 +281,7 @@ def _wrong_shape(name: str, weights: Mapping[str, Any], shape: tuple[int | str, 
 def _wrong_names(keys: list[str], prefix: str, unknown: list[str]) -> str:
     """What to say where the names are not those of one LSTM: which prefixes there are."""
     ends = re.compile(r"(.*?)weight_ih(_l0)?")
-    prefixes = [m[1] for key in keys if (m := ends.fullmatch(key)) and m[1] != prefix]
+    prefixes = sorted({m[1] for key in keys if (m := ends.fullmatch(key)) and m[1] != prefix})
     if prefixes:
         return f"prefix must be one of {', '.join(map(repr, prefixes[:8]))}, got {prefix!r}"
     got = unknown or keys
