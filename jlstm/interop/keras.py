@@ -240,10 +240,11 @@ def _member(layers: Sequence[Any], name: str) -> Any:
 
 def _variables(cell: Any, shapes: Sequence[Any]) -> list[Any]:
     """The weights of a live cell, as NumPy's."""
-    variables = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel", "bias")][: len(shapes)]
+    variables: list[Any] = [getattr(cell, name, None) for name in ("kernel", "recurrent_kernel", "bias")][: len(shapes)]
     if any(v is None for v in variables):
         raise ValueError(f"source must be built (call it once, or its build), got {cell.name} without weights")
-    return [np.asarray(sys.modules["keras"].ops.convert_to_numpy(v.value)) for v in variables]
+    to_numpy = sys.modules["keras"].ops.convert_to_numpy
+    return [np.asarray(to_numpy(v.value)) for v in variables]
 
 
 # --- to Keras ------------------------------------------------------------------------------------------------------

@@ -271,10 +271,13 @@ def test_any_layers_give_their_numbers_and_their_configuration(worst, module):
     worst.append(found)
     assert found <= TOLERANCE
 
-    with kp.relaxed():
-        again = from_keras(to_keras(spec, params))
-    assert again[0] == spec
-    same(again[1], params)
+    if not (
+        isinstance(spec, Stack) and getattr(spec.layers[-1], "merge_mode", "") is None
+    ):  # no Sequential gives a pair
+        with kp.relaxed():
+            again = from_keras(to_keras(spec, params))
+        assert again[0] == spec
+        same(again[1], params)
     if len(worst) % 25 == 0:
         keras.utils.clear_session()
 
