@@ -64,10 +64,16 @@ def from_keras(
         ValueError: a layer or an option that a spec cannot hold, named; or a file that is broken, or of others.
 
     Example:
-        >>> import jlstm
+        >>> import os, tempfile
+        >>> import h5py, jlstm, numpy as np
         >>> from jlstm.interop import from_keras
-        >>> def lstm_of(model_file):  # a model of an LSTM and a Dense, saved by model.save("model.keras")
-        ...     return from_keras(model_file, layers="lstm")
+        >>> path = os.path.join(tempfile.mkdtemp(), "model.weights.h5")
+        >>> with h5py.File(path, "w") as file:  # as save_weights of a model writes its LSTM(2, use_bias=False)
+        ...     file["layers/lstm/cell/vars/0"] = np.zeros((3, 8), "float32")
+        ...     file["layers/lstm/cell/vars/1"] = np.zeros((2, 8), "float32")
+        >>> spec, params = from_keras(path, spec=jlstm.LSTM(2, use_bias=False))
+        >>> params.kernel.shape, params.recurrent_kernel.shape
+        ((3, 8), (2, 8))
     """
     custom = custom_objects or {}
     names = [layers] if isinstance(layers, str) else layers

@@ -74,6 +74,9 @@ def _model(kind: str, config: Mapping[str, Any], layers: Any, custom: Mapping[st
     first, last = _range(names, [kind for kind, _ in opened], layers)
     if kind == "Functional":
         _check_chain(entries, names, first, last)
+        others = _outputs(config.get("output_layers")) - {names[-1]}
+        if layers is None and others:
+            raise ValueError(f"outputs must be those of the last layer, {names[-1]}, got also {', '.join(others)}")
 
     made: list[Found] = []
     rates: list[float] = []  # of the Dropout below each recurrent layer but the first
@@ -82,7 +85,7 @@ def _model(kind: str, config: Mapping[str, Any], layers: Any, custom: Mapping[st
         layer, inner = opened[n]
         if layer == "InputLayer" and not made:
             continue
-        if layer == "Masking" and not made:
+        if layer == "Masking" and not made and not group:  # a model in a model has the mask of the outer one
             masking = inner
             _warn_of_mask(inner)
         elif layer == "Dropout" and made and dropout is None and inner.get("noise_shape") is None:
@@ -144,6 +147,15 @@ def _check_chain(entries: Sequence[Any], names: list[str], first: int, last: int
                 f"{names[n]} must read the outputs of {names[n - 1]} alone, in one place, got {got}: take such layers "
                 "one at a time, with layers="
             )
+
+
+def _outputs(tree: Any) -> set[str]:
+    """The layers whose outputs a functional model returns."""
+    if isinstance(tree, Mapping):
+        return _outputs(list(tree.values()))
+    if not isinstance(tree, (list, tuple)):
+        return set()
+    return {tree[0]} if tree and isinstance(tree[0], str) else set().union(*map(_outputs, tree))
 
 
 def _warn_of_mask(config: Mapping[str, Any]) -> None:
