@@ -208,7 +208,9 @@ def test_the_kept_state_keeps_its_dtype():
 
 def test_another_batch_size_must_be_asked_for():
     layer = lstm(stateful=True, batch_size=B)
-    with pytest.raises(ValueError, match=r"x must have the batch size .* of, 2 \(reset_state\(batch_size=...\).*, got 1"):
+    with pytest.raises(
+        ValueError, match=r"x must have the batch size .* of, 2 \(reset_state\(batch_size=...\).*, got 1"
+    ):
         layer(x[:1])
     layer.reset_state(batch_size=1)
     close(layer(x[:1]), reference.lstm(WEIGHTS, ZEROS, X, return_sequences=False)[1][:1])
