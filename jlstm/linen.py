@@ -61,18 +61,11 @@ class Layer(nn.Module):
         checks.instance("spec", spec, LSTM, Bidirectional, Stack)
         B, _, D = checks.array("x", x, "floating", ("B", "T", "D")).shape
 
-        def init():
-            return spec.init(self.make_rng("params"), D)
-
         shapes = jax.eval_shape(lambda key: spec.init(key, D), jax.random.key(0))
-        drawn = init() if self.is_initializing() else shapes
-        names, structure = jax.tree_util.tree_flatten_with_path(shapes)
-        params = jax.tree.unflatten(
-            structure,
-            [
-                self.param(jax.tree_util.keystr(path, simple=True, separator="."), lambda _, a=a: a)
-                for (path, _), a in zip(names, jax.tree.leaves(drawn), strict=True)
-            ],
+        # Drawn once for all. Afterwards flax takes the weights given and compares their shapes with these alone.
+        values = spec.init(self.make_rng("params"), D) if self.is_initializing() else shapes
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, a: self.param(jax.tree_util.keystr(path, simple=True, separator="."), lambda _: a), values
         )
         carry = self.variable("carry", "state", spec.initial_state, B) if self.stateful else None
         if initial_state is None:

@@ -36,9 +36,9 @@ def from_cudnn(
         TypeError, ValueError: a wrong type, or a vector of another length.
 
     Example:
-        >>> import jax, jax.experimental.rnn
-        >>> sizes = {"input_size": 3, "hidden_size": 5, "num_layers": 2, "bidirectional": True}
-        >>> spec, params = from_cudnn(jax.experimental.rnn.init_lstm_weight(jax.random.key(0), **sizes), **sizes)
+        >>> import numpy as np
+        >>> weights = np.zeros(1080, "float32")
+        >>> spec, params = from_cudnn(weights, input_size=3, hidden_size=5, num_layers=2, bidirectional=True)
         >>> [layer.output_size for layer in spec.layers], params[1].forward.kernel.shape
         ([10, 10], (10, 20))
     """

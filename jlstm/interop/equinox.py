@@ -32,8 +32,7 @@ def from_equinox(cell: Any) -> tuple[LSTM, LSTMParams]:
     """
     if not all(hasattr(cell, name) for name in ("weight_ih", "weight_hh", "bias")):
         raise TypeError(f"cell must be an equinox.nn.LSTMCell, got {checks.show(cell)}")
-    weight_hh = checks.array("cell.weight_hh", cell.weight_hh, "floating", ("4N", "N"))
-    N = weight_hh.shape[1]
+    N = checks.array("cell.weight_hh", cell.weight_hh, "floating", ("4N", "N")).shape[1]
     arrays = [
         checks.array("cell.weight_ih", cell.weight_ih, "floating", (4 * N, "D")),
         checks.array("cell.weight_hh", cell.weight_hh, "floating", (4 * N, N)),
@@ -41,14 +40,8 @@ def from_equinox(cell: Any) -> tuple[LSTM, LSTMParams]:
     if cell.bias is not None:
         arrays.append(checks.array("cell.bias", cell.bias, "floating", (4 * N,)))
     params = LSTMParams(*(jnp.asarray(reorder(a, EQUINOX_GATES, GATES, axis=0).T) for a in arrays))
-    spec = LSTM(
-        N,
-        use_bias=cell.bias is not None,
-        param_dtype=params.kernel.dtype,
-        return_sequences=True,
-        keep_order=True,
-    )
-    return spec, params
+    options = {"use_bias": cell.bias is not None, "param_dtype": params.kernel.dtype}
+    return LSTM(N, return_sequences=True, keep_order=True, **options), params
 
 
 def to_equinox(spec: LSTM, params: LSTMParams) -> Any:

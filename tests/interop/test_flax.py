@@ -216,7 +216,7 @@ def test_agrees(direction, feature):
 @pytest.mark.lenient
 def test_any_cell_agrees(rng):
     """Step by step, without jit: operations of few shapes are compiled once for all examples."""
-    units, functions = rng.choice((1, 4)), [jnp.tanh, jax.nn.sigmoid, jax.nn.relu, jax.nn.soft_sign, jnp.cos]
+    units, functions = rng.choice((1, 4)), [jnp.tanh, jax.nn.sigmoid, jax.nn.hard_tanh, jax.nn.soft_sign, jnp.arctan]
     options = {"gate_fn": rng.choice(functions), "activation_fn": rng.choice(functions)}
     kind, cell = rng.choice((linen, nnx_)), rng.choice(("LSTMCell", "OptimizedLSTMCell"))
     state = normal(LSTMState(h=jnp.zeros((B, units)), c=jnp.zeros((B, units))), rng.randrange(2**16))
@@ -233,13 +233,13 @@ def test_any_cell_agrees(rng):
     def ours(params, state, xs):
         for x in xs:
             state, _ = spec.step(params, state, x)
-        return jnp.sum(state.h**2) + jnp.sum(jnp.sin(state.c)), state
+        return jnp.sum(state.h**2) + jnp.sum(state.c), state
 
     def theirs(weights, state, xs):
         carry = ch(state)
         for x in xs:
             carry, _ = run(weights, carry, x)
-        return jnp.sum(carry[1] ** 2) + jnp.sum(jnp.sin(carry[0])), LSTMState(h=carry[1], c=carry[0])
+        return jnp.sum(carry[1] ** 2) + jnp.sum(carry[0]), LSTMState(h=carry[1], c=carry[0])
 
     gradients, final = jax.grad(ours, argnums=(0, 1, 2), has_aux=True)(params, state, xs)
     wanted, expected = jax.grad(theirs, argnums=(0, 1, 2), has_aux=True)(weights, state, xs)
