@@ -219,14 +219,7 @@ def _named(function: Callable[..., Any]) -> str | Callable[..., Any]:
 
 
 def _merge_mode(merge: Callable[..., Any], flax: Any) -> str | None:
-    known = {
-        "concat": (flax.Bidirectional.merge_fn,),
-        "sum": (jnp.add, operator.add, jax.lax.add),
-        "mul": (jnp.multiply, operator.mul, jax.lax.mul),
-        "ave": (_average,),
-        None: (_pair,),
-    }
-    for mode, functions in known.items():
+    for mode, functions in {"concat": (flax.Bidirectional.merge_fn,), **_merges()}.items():
         if any(merge is function for function in functions):
             return mode
     raise cannot_express("jlstm", "merge_fn", merge, "flax's own, jax.numpy.add or jax.numpy.multiply")
@@ -249,11 +242,10 @@ def _written(spec: Any, params: Any, flax: Any, cell: Callable[[LSTM, LSTMParams
         layers = [_written(layer, p, flax, cell, f"{where}layers[{n}].") for n, (layer, p) in enumerate(pairs)]
         return flax.Sequential(*layers) if flax.__name__ == "flax.nnx" else flax.Sequential(layers)
     if isinstance(spec, Bidirectional):
-        merges = {"sum": jnp.add, "mul": jnp.multiply, "ave": _average, None: _pair}
         return flax.Bidirectional(
             _written(spec.forward, params.forward, flax, cell, f"{where}forward."),
             _written(spec.backward, params.backward, flax, cell, f"{where}backward."),
-            **({} if spec.merge_mode == "concat" else {"merge_fn": merges[spec.merge_mode]}),
+            **({} if spec.merge_mode == "concat" else {"merge_fn": _merges()[spec.merge_mode][0]}),
         )
     expected = {"use_bias": True, "return_sequences": True, "zero_output_for_mask": False}
     require_plain(f"{flax.__name__}.RNN", spec, where, **expected)
@@ -332,6 +324,16 @@ def _nnx_weights(cell: Any, nnx: Any) -> list[tuple[str | None, Any, str]]:
             (gate, hidden.bias, "bias"),
         ]
     return made
+
+
+def _merges() -> dict[str | None, tuple[Callable[..., Any], ...]]:
+    """The functions that are a merge_mode other than "concat", flax's default; the first is what is written."""
+    return {
+        "sum": (jnp.add, operator.add, jax.lax.add),
+        "mul": (jnp.multiply, operator.mul, jax.lax.mul),
+        "ave": (_average,),
+        None: (_pair,),
+    }
 
 
 def _joined(pieces: Sequence[Any]) -> np.ndarray:
