@@ -133,7 +133,10 @@ def joined_in_training(
 
 @joined_in_training.defjvp
 def _joined_in_training_jvp(dtype, primals, tangents):
-    return jax.jvp(lambda *primals: joined(*primals, dtype), primals, tangents)
+    def product(x, h, kernel, recurrent_kernel):
+        return joined(x, h, kernel, recurrent_kernel, dtype)
+
+    return jax.jvp(product, primals, tangents)
 
 
 def _variant_gates(params, z, c, σ, φ, variant):
