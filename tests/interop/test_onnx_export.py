@@ -133,7 +133,6 @@ def test_float64_params_are_written_as_double():
             r"layers\[0\].keep_order must be True for an ONNX LSTM with lengths below another, got False",
         ),
     ],
-    ids=repr,
 )
 def test_specs_that_are_refused(spec, lengths, message):
     with pytest.raises(ValueError, match=message):

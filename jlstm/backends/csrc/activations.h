@@ -8,7 +8,7 @@ namespace {
 using jlstm::Act;
 using jlstm::Activation;
 
-// 1 / (1 + exp(-x)), relative error below 3e-7 down to x = -87. A NaN stays one.
+// 1 / (1 + exp(-x)), error below 4.3e-7, relative, down to x = -87, and 9.4e-8, absolute. A NaN stays one.
 template <class S>
 inline typename S::F sigmoid(typename S::F x) {
   const auto e = S::exp_of_minus(S::min(S::set(87.0f), S::max(S::set(-88.3f), x)));
