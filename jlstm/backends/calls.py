@@ -131,13 +131,6 @@ def reference_gradients(*arguments: jax.Array, config: Config, with_dx: bool) ->
     return [g if g.shape == e.shape else jnp.zeros(e.shape, e.dtype) for g, e in zip(grads, expected, strict=True)]
 
 
-def scan_trains_faster(operands) -> bool:
-    """Whether XLA is faster than the kernel in training, though not in inference: one step of more than four rows,
-    where packing the weights twice and adding up the threads' gradients costs more than all the rest."""
-    _, B, T, _, _ = _sizes(operands)
-    return T == 1 and B > 4
-
-
 # --- the kernel ------------------------------------------------------------------------------------------------------
 
 

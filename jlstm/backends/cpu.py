@@ -3,8 +3,7 @@
 `layer_p` is what a call of a layer binds. Differentiated once it becomes `forward_p`, which saves the gates, and
 `pullback_p`, which is linear, exists for its transpose `backward_p` alone and says so where forward mode asks for it.
 `forward_p` and `backward_p` are differentiated through the reference, lax.scan: so are second and higher orders.
-Lowered for another platform than "cpu", or to be exported, each of them is the reference too; and so is a `layer_p`
-that is differentiated where the scan trains faster.
+Lowered for another platform than "cpu", or to be exported, each of them is the reference too.
 
 Under `vmap` further examples of shared parameters join the batch, further parameter sets join the members.
 """
@@ -197,10 +196,6 @@ batching.primitive_batchers[pullback_p] = _no_forward_mode
 
 
 def _layer_jvp(primals, tangents, *, config, sequences):
-    if not config.strict and calls.scan_trains_faster(primals):
-        f, values = calls.reference_of_differentiable(primals, config)
-        outputs, dots = jax.jvp(f, values, [ad.instantiate_zeros(tangents[n]) for n in WHERE])
-        return outputs[: 3 if sequences else 2], dots[: 3 if sequences else 2]
     h, c, y, saved = forward_p.bind(*primals, config=config)
     linear = tuple(n for n, i in enumerate(WHERE) if not isinstance(tangents[i], ad.Zero))
     outputs = pullback_p.bind(

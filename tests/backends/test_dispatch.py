@@ -104,26 +104,20 @@ def test_asked_for_by_name_it_raises_with_the_reason(layer, options, reason):
 @needs_kernel
 @pytest.mark.parametrize(
     ("units", "x_shape", "backend"),
-    [(128, (1, 1, 32), "cpu"), (512, (1, 1, 256), "xla"), (512, (4, 3, 256), "xla"), (512, (4, 4, 256), "cpu")],
+    [
+        (128, (8, 1, 32), "cpu"),
+        (128, (9, 1, 32), "xla"),
+        (512, (1, 1, 256), "xla"),
+        (512, (4, 3, 256), "xla"),
+        (512, (4, 4, 256), "cpu"),
+    ],
 )
-def test_wide_layers_leave_a_few_steps_to_xla_unless_asked_for(units, x_shape, backend):
+def test_a_few_steps_are_left_to_xla_where_packing_the_weights_would_not_pay(units, x_shape, backend):
     made = choice(LSTM(units), x_shape)
     assert made.backend == backend
     if backend == "xla":
-        assert "packing 1572864 weights takes longer than" in made.passed_over[0][1]
+        assert "packing" in made.passed_over[0][1]
     assert choice(LSTM(units, backend="cpu"), x_shape).backend == "cpu"
-
-
-@needs_kernel
-def test_one_step_of_many_rows_is_trained_by_the_scan_unless_the_kernel_is_asked_for():
-    def gradients(layer, B, T=1):
-        params, state, x = layer.init(jax.random.key(0), 3), layer.initial_state(B), jnp.ones((B, T, 3))
-        return str(jax.make_jaxpr(jax.grad(lambda p: layer.apply(p, state, x)[1].sum()))(params))
-
-    assert "jlstm_backward" in gradients(LSTM(5), 4)
-    assert "jlstm_backward" not in gradients(LSTM(5), 5)
-    assert "jlstm_backward" in gradients(LSTM(5), 5, T=2)
-    assert "jlstm_backward" in gradients(LSTM(5, backend="cpu"), 5)
 
 
 @needs_kernel

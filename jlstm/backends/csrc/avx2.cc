@@ -1,5 +1,5 @@
-// The kernels for AVX2 + FMA. Compiled without -march: only what follows the pragma may use
-// these instructions, so every standard header is included before it.
+// The kernels for AVX2 + FMA. Compiled without -march: only what follows the pragma may use these instructions, so every
+// standard header is included before it.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -26,8 +26,10 @@
 #include "backward.h"
 #include "forward.h"
 
+namespace {
 template void forward<Avx2>(const Forward&, const Threads&);
 template void backward<Avx2>(const Backward&, const Threads&);
+}  // namespace
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -25,9 +25,9 @@ struct Avx2 {
   static __m256i first(int64_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
+  static constexpr bool kStreams = false;  // stores go through the caches
   static void stream(float* p, F a) { store(p, a); }
   static void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }  // into L2
-  static void prefetch_near(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }  // into L1
   static void fence() {}
 
   static F add(F a, F b) { return _mm256_add_ps(a, b); }
@@ -65,15 +65,14 @@ struct Avx2 {
   // exp(-x) for x in [-88.3, 87]: 2^n exp(r) with |r| <= ln(2)/2, exp(r) to 1.1e-7 by a polynomial of degree 5 (our own
   // least maximum fit). ln(2) as one float32 is good to 1.9e-9 n.
   static F exp_of_minus(F x) {
-    const F shift = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, which then is in the lowest bits
-    const F shifted = _mm256_fnmadd_ps(x, set(1.44269504f), shift), n = sub(shifted, shift);
+    const F n = _mm256_round_ps(mul(x, set(-1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const F r = _mm256_fnmsub_ps(n, set(0.693147181f), x);
     F p = fma(set(8.312529842e-03f), r, set(4.189012158e-02f));
     p = fma(p, r, set(1.666711444e-01f));
     p = fma(p, r, set(4.999923172e-01f));
     p = fma(fma(p, r, set(1.0f)), r, set(1.0f));
-    return _mm256_castsi256_ps(
-        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+    return _mm256_castsi256_ps(  // a NaN's p stays one: the integer of n is 0 in the bits that are left
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
   }
 };
 

@@ -1,5 +1,4 @@
-// The kernels for AVX-512. Compiled without -march: only what follows the pragma may use
-// these instructions, so every standard header is included before it.
+// The kernels for AVX-512, as avx2.cc is for AVX2.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -26,8 +25,10 @@
 #include "backward.h"
 #include "forward.h"
 
+namespace {
 template void forward<Avx512>(const Forward&, const Threads&);
 template void backward<Avx512>(const Backward&, const Threads&);
+}  // namespace
 
 #if defined(__clang__)
 #pragma clang attribute pop
@@ -37,7 +38,9 @@ template void backward<Avx512>(const Backward&, const Threads&);
 
 const jlstm::Kernels* jlstm::avx512() {
   static const Kernels kernels{"AVX-512", forward<Avx512>, backward<Avx512>};
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") ? &kernels : nullptr;
+  const bool can = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                   __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+  return can ? &kernels : nullptr;
 }
 #else
 const jlstm::Kernels* jlstm::avx512() { return nullptr; }

@@ -22,6 +22,7 @@ struct Avx512 {
   static F load_first(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store_first(float* p, F a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a); }
   static __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static constexpr bool kStreams = true;
   static void stream(float* p, F a) { _mm512_stream_ps(p, a); }
   static void fence() { _mm_sfence(); }
   static void prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
@@ -39,7 +40,8 @@ struct Avx512 {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, zero(), _CMP_GT_OQ), b);
   }
 
-  // The reciprocal to 14 bits and one Newton step on the quotient: a division takes 16 cycles.
+  // Of finite numbers, b at least 1: the reciprocal to 14 bits and one Newton step on the quotient. A division takes 16
+  // cycles.
   static F quotient(F a, F b) {
     const F r = _mm512_rcp14_ps(b), y = mul(a, r);
     return fma(_mm512_fnmadd_ps(y, b, a), r, y);
@@ -70,15 +72,14 @@ struct Avx512 {
   }
 
   static F exp_of_minus(F x) {
-    const F shift = set(12582912.0f);
-    const F shifted = _mm512_fnmadd_ps(x, set(1.44269504f), shift), n = sub(shifted, shift);
+    const F shift = set(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer, and it takes part in the product
+    const F n = sub(_mm512_fnmadd_ps(x, set(1.44269504f), shift), shift);
     const F r = _mm512_fnmsub_ps(n, set(0.693147181f), x);
     F p = fma(set(8.312529842e-03f), r, set(4.189012158e-02f));
     p = fma(p, r, set(1.666711444e-01f));
     p = fma(p, r, set(4.999923172e-01f));
     p = fma(fma(p, r, set(1.0f)), r, set(1.0f));
-    return _mm512_castsi512_ps(
-        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+    return _mm512_scalef_ps(p, n);
   }
 };
 

@@ -75,8 +75,7 @@ class BackwardRows {
   void run() {
     load(dh_, p_.dh);
     load(dc_, p_.dc);
-    const bool plain = p_.activation.kind == Act::kTanh && p_.recurrent.kind == Act::kSigmoid &&
-                       p_.output.kind == Act::kTanh && !p_.peephole && p_.forget_gate && p_.coupled == Coupled::kNone;
+    const bool plain = is_plain(p_);
     for (int64_t step = p_.T - 1, s = 0; step >= 0; --step) {
       for (int64_t r = 0; r < R_; ++r) {
         plain ? gradients<true>(r, step, dz_ + (s * R_ + r) * ldz_) : gradients<false>(r, step, dz_ + (s * R_ + r) * ldz_);

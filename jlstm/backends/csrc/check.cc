@@ -558,7 +558,7 @@ void particular() {
       {2, 4, 2, 7, 19},
       {1, 8, 1, 21, 48},
       {3, 1, 5, 2, 16},
-      {1, 64, 42, 2, 96},  // what is saved goes past the caches
+      {1, 64, 80, 2, 96},  // what is saved goes past the caches, its pages are touched first
   };
   uint32_t seed = 1000;
   for (const Size& s : sizes) {

@@ -66,6 +66,7 @@ class ForwardRows {
     for (int64_t r = 0; r < R_; ++r) {
       load_state(r, p_.h0 + (first_ + r) * p_.N, p_.c0 + (first_ + r) * p_.N);
     }
+    const bool plain = is_plain(p_);
     for (int64_t step = 0; step < p_.T; ++step) {
       const int64_t t = at(p_, step);
       if (p_.reset) restart(t);
@@ -82,9 +83,6 @@ class ForwardRows {
         if (!direct_) gates(b, step);
         const float* z = direct_  ? z_ + b * kPanel
                          : hoist_ ? z_ + (step % kChunk * R_) * ldz_ + b * kGates * kPanel : z_;
-        const bool plain = p_.activation.kind == Act::kTanh && p_.recurrent.kind == Act::kSigmoid &&
-                           p_.output.kind == Act::kTanh && !p_.peephole && p_.forget_gate &&
-                           p_.coupled == Coupled::kNone;
         plain ? update<true>(b, t, z) : update<false>(b, t, z);
       }
     }
@@ -99,7 +97,7 @@ class ForwardRows {
   static bool streams(const Forward& p) {
     constexpr int64_t kCached = 4 << 20;
     const int64_t bytes = p.M * p.B * p.T * jlstm::saved_size(p.N) * static_cast<int64_t>(sizeof(float));
-    return p.saved && bytes > kCached && reinterpret_cast<uintptr_t>(p.saved) % 64 == 0;
+    return S::kStreams && p.saved && bytes > kCached && reinterpret_cast<uintptr_t>(p.saved) % 64 == 0;
   }
 
  private:

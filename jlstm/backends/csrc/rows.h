@@ -29,6 +29,12 @@ inline bool direct(const Problem& p) {
   return 0 < n && n <= kRowSteps && (p.D + p.N) * kGates * p.N <= kWeights && gate_inputs(p) == 1;
 }
 
+// Whether the cell is that of Keras's defaults, which has code of its own.
+inline bool is_plain(const Problem& p) {
+  return p.activation.kind == Act::kTanh && p.recurrent.kind == Act::kSigmoid && p.output.kind == Act::kTanh &&
+         !p.peephole && p.forget_gate && p.coupled == Coupled::kNone;
+}
+
 // Rows [first, first + count) of member m.
 struct Rows {
   int64_t m, first, count;
