@@ -133,10 +133,6 @@ def summed(flax, cell):
     return bidirectional(flax, cell, merge_fn=jnp.add)
 
 
-def multiplied(flax, cell):
-    return bidirectional(flax, cell, merge_fn=jnp.multiply)
-
-
 def stack(flax, cell):
     layers = [bidirectional(flax, cell), flax.RNN(cell("LSTMCell", 2 * N, 2), reverse=True, keep_order=True)]
     return flax.Sequential(*layers) if flax is nnx else flax.Sequential(layers)
@@ -164,12 +160,12 @@ READ = {
     "LSTMCell": (lstm_cell, {"cell": True}),
     "OptimizedLSTMCell": (optimized_cell, {"cell": True}),
     "activations": (activations, {"cell": True}),
-    "RNN, seq_lengths": (rnn, {"lengths": LENGTHS}),
-    "RNN, reverse": (reverse, {}),
-    "RNN, reverse, keep_order, seq_lengths": (reverse_keep_order, {"lengths": LENGTHS}),
-    "Bidirectional, seq_lengths": (bidirectional, {"lengths": LENGTHS}),
-    "Bidirectional, merge_fn": (summed, {}),
-    "Sequential (outputs and gradients)": (stack, {"states": False}),
+    "lengths": (rnn, {"lengths": LENGTHS}),
+    "reverse, processing order": (reverse, {}),
+    "reverse, lengths": (reverse_keep_order, {"lengths": LENGTHS}),
+    "bidirectional, lengths": (bidirectional, {"lengths": LENGTHS}),
+    "bidirectional, sum": (summed, {}),
+    "layers": (stack, {"states": False}),
 }
 BACKWARDS = LSTM(N, go_backwards=True, return_sequences=True)
 OF_TWO_KINDS = Bidirectional(SEQUENCES, replace(BACKWARDS, units=4, activation="softsign"))
@@ -179,11 +175,11 @@ WRITTEN = {
     "activations": (
         replace(SEQUENCES, activation="elu", recurrent_activation=jlstm.HardSigmoid(0.3), unroll=True), {}
     ),
-    "go_backwards": (BACKWARDS, {}),
-    "go_backwards, keep_order, lengths": (replace(BACKWARDS, keep_order=True), {"lengths": LENGTHS}),
-    "Bidirectional, lengths": (OF_TWO_KINDS, {"lengths": LENGTHS}),
-    "Bidirectional, merge_mode": (Bidirectional(SEQUENCES, merge_mode="ave"), {"cell": "LSTMCell"}),
-    "Stack (outputs and gradients)": (Stack((OF_TWO_KINDS, replace(BACKWARDS, units=2))), {"states": False}),
+    "reverse, processing order": (BACKWARDS, {}),
+    "reverse, lengths": (replace(BACKWARDS, keep_order=True), {"lengths": LENGTHS}),
+    "bidirectional, unlike directions, lengths": (OF_TWO_KINDS, {"lengths": LENGTHS}),
+    "bidirectional, ave": (Bidirectional(SEQUENCES, merge_mode="ave"), {"cell": "LSTMCell"}),
+    "layers": (Stack((OF_TWO_KINDS, replace(BACKWARDS, units=2))), {"states": False}),
 }  # fmt: skip
 
 
@@ -192,9 +188,9 @@ def features():
     made = {}
     for kind, name in ((linen, "linen"), (nnx_, "nnx")):
         for feature, (make, options) in READ.items():
-            made["from", f"{name} {feature}"] = partial(read, kind, make, **options)
+            made["from", f"{name}: {feature}"] = partial(read, kind, make, **options)
         for feature, (spec, options) in WRITTEN.items():
-            made["to", f"{name} {feature}"] = partial(written, kind, spec, **options)
+            made["to", f"{name}: {feature}"] = partial(written, kind, spec, **options)
     return made
 
 
