@@ -185,7 +185,9 @@ FEATURES = {
         lambda: L.LSTM(3, return_sequences=True, zero_output_for_mask=True), MASK
     ),
     ("from", "LSTMCell in RNN"): from_error(lambda: L.RNN(L.LSTMCell(3), return_sequences=True)),
-    ("from", "LSTMCells in RNN"): from_error(lambda: L.RNN([L.LSTMCell(3), L.LSTMCell(2)], return_sequences=True), MASK),
+    ("from", "LSTMCells in RNN"): from_error(
+        lambda: L.RNN([L.LSTMCell(3), L.LSTMCell(2)], return_sequences=True), MASK
+    ),
     ("from", "LSTMCells in RNN, reverse"): from_error(
         lambda: L.RNN([L.LSTMCell(3), L.LSTMCell(2)], return_sequences=True, go_backwards=True)
     ),
@@ -211,10 +213,7 @@ FEATURES = {
     ("to", "reverse, processing order"): to_error(LSTM(3, go_backwards=True, return_sequences=True)),
     ("to", "no bias"): to_error(LSTM(3, use_bias=False)),
     ("to", "activations"): to_error(LSTM(3, activation=jlstm.ELU(0.5), recurrent_activation="hard_sigmoid")),
-    **{
-        ("to", f"bidirectional{ending}"): to_error(replace(BOTH, merge_mode=mode))
-        for mode, ending in MERGED.items()
-    },
+    **{("to", f"bidirectional{ending}"): to_error(replace(BOTH, merge_mode=mode)) for mode, ending in MERGED.items()},
     ("to", "bidirectional, unlike directions"): to_error(OWN),
     ("to", "layers, dropout between"): to_error(Stack((BOTH, LSTM(2)), dropout=0.3)),
     ("to", "layers, nested"): to_error(Stack((Stack((LSTM(2, return_sequences=True), BOTH)), LSTM(2)), dropout=0.3)),
@@ -247,7 +246,7 @@ compiled = partial(jax.jit, compiler_options=kp.QUICKLY_COMPILED)
 
 
 @settings(
-    max_examples=25 if settings().max_examples < 200 else 200,
+    max_examples=12 if settings().max_examples < 200 else 200,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     phases=[Phase.explicit, Phase.generate],  # shrinking would compile for many minutes
 )

@@ -1,4 +1,4 @@
-"""Each framework's gate order is written down once, and what is written there decides how its weights are read and made."""
+"""Each framework's gate order is written down once, and that place decides how its weights are read and made."""
 
 import ast
 import importlib
@@ -60,7 +60,7 @@ def orders(source):
             parts = [e.id if isinstance(e, ast.Name) else getattr(e, "value", None) for e in entries]
         if not parts or not all(isinstance(part, str) and part for part in parts):
             continue
-        start = len(os.path.commonprefix(parts))
+        start = len(os.path.commonprefix(parts))  # noqa: RUF071 - of characters, as it does it
         letters = sorted(part[start : start + 1] for part in parts)
         if letters in (list("fgio"), list("cfio"), list("fio")):
             found.append(assigned.get(id(node), f"line {node.lineno}"))

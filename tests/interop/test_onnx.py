@@ -259,18 +259,20 @@ FEATURES: dict[tuple[str, str], Callable[[], float]] = {
     ("from", "layout 1"): nodes(
         {"layout": 1}, {"layout": 1, "state": True, "direction": TWO_WAYS, "lengths": [4, 1, 2]}
     ),
-    ("from", "last output alone"): nodes({"outputs": ("", "Y_h", "Y_c")}, {"outputs": ("", "", "Y_c"), "direction": "reverse"}),
+    ("from", "last output alone"): nodes(
+        {"outputs": ("", "Y_h", "Y_c")}, {"outputs": ("", "", "Y_c"), "direction": "reverse"}
+    ),
     ("from", "peephole, clip, input_forget, gradients too"): oracle_gradients,
     ("from", "layers, of torch.onnx, gradients too"): partial(torch_export, batch_first=True, bidirectional=False),
-    ("from", "layers, bidirectional, of torch.onnx, gradients too"): partial(torch_export, batch_first=False, bidirectional=True),
+    ("from", "layers, bidirectional, of torch.onnx, gradients too"): partial(
+        torch_export, batch_first=False, bidirectional=True
+    ),
     ("to", "LSTM"): exported(LSTM(4, **ALL)),
     ("to", "no bias"): exported(LSTM(1, use_bias=False, **ALL), D=1, B=1, T=1),
     ("to", "last output alone"): worst(
         exported(LSTM(4)), exported(Bidirectional(LSTM(4))), exported(Bidirectional(LSTM(4), merge_mode="mul"))
     ),
-    ("to", "initial state"): worst(
-        exported(LSTM(4, **ALL), state=True), exported(Bidirectional(LSTM(4)), state=True)
-    ),
+    ("to", "initial state"): worst(exported(LSTM(4, **ALL), state=True), exported(Bidirectional(LSTM(4)), state=True)),
     ("to", "lengths"): worst(
         exported(LSTM(4, **VALID), lengths=[4, 2, 1]),
         exported(LSTM(4), lengths=[3, 2, 0]),
