@@ -140,6 +140,8 @@ class Orthogonal:
     __post_init__ = checks.numbers_of
 
     def __call__(self, key: Array, shape: Sequence[int], dtype: Any) -> Array:
+        if len(shape) != 2:
+            raise ValueError(f"Orthogonal must initialise a matrix, got shape [{', '.join(map(str, shape))}]")
         wide = wider_dtype(dtype, "float32")  # QR exists from float32 on
         return nn.initializers.orthogonal(self.gain)(key, shape, wide).astype(dtype)
 

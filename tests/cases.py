@@ -18,6 +18,13 @@ F64 = {"rtol": 1e-12, "atol": 1e-12}
 # bfloat16 has 8 bits: a relative error of 2**-8 a product, over a few steps.
 BF16 = {"rtol": 5e-2, "atol": 5e-2}
 
+# Options of jax.jit for a function that runs once: nearly all the time of such a test goes into compilation, and these
+# leave a quarter of it. The second is known to exist
+# in jax 0.10; a version without it would refuse to compile.
+QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    QUICKLY_COMPILED |= {"xla_cpu_use_fusion_emitters": False}
+
 
 def weights(seed, D, N, P=None, *, bias=True, peephole=False, projection=False):
     """Draw a dict of float64 weights, as tests/reference.py takes them."""

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import QUICKLY_COMPILED
 from conftest import peer
 
 from jlstm import LSTM, Bidirectional, Directions, LSTMParams, LSTMState, Stack
@@ -30,9 +31,6 @@ GRADIENT = 2e-4
 SMALLEST_GRADIENT = 1e-3
 # One function of one array, no recurrence.
 POINTWISE = 2e-6
-
-# Nearly all the time of an example goes into compilation, and this takes half of it away.
-QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
 
 OWN = ("keep_order", "unroll")  # not handed to Keras: it has no keep_order, and theirs() decides about unroll
 

@@ -595,6 +595,12 @@ WRONG = {
         "Identity must initialise a matrix",
         "shape [2]",
     ),
+    "orthogonal of a vector": (
+        lambda: LSTM(2, bias_initializer="orthogonal").init(KEY, 3),
+        ValueError,
+        "Orthogonal must initialise a matrix",
+        "shape [2]",
+    ),
     "chrono of a matrix": (
         lambda: LSTM(2, kernel_initializer=Chrono(9)).init(KEY, 3),
         ValueError,

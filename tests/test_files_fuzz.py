@@ -1,4 +1,4 @@
-"""10,000 mutated files: each loads to something valid or is a ValueError, in bounded time and memory."""
+"""10,000 mutated files (3,000 in CI): each loads to something valid or is a ValueError, in bounded time and memory."""
 
 import json
 import os
@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import jlstm
 
-FILES = 10_000
+FILES = 3_000 if settings().max_examples < 200 else 10_000
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="limits memory as Linux does")
@@ -26,6 +27,6 @@ def test_mutated_files():
     # The mutations reach every stage of the reader, or they would prove little of it.
     stages = "safetensors file", "of format version", "JSON", "spec that jlstm can make", "tensors of its spec"
     for stage in ("loaded", "a tensor", *stages):
-        assert outcomes.get(stage, 0) >= 50, outcomes
+        assert outcomes.get(stage, 0) >= FILES // 200, outcomes
     assert told["slowest s"] < 5  # a thousand layers take a tenth of a second; a hang takes longer
     assert told["grown MiB"] < 256

@@ -6,11 +6,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import QUICKLY_COMPILED
 
 from jlstm import LSTMState
-
-# Nearly all the time of a comparison goes into compilation, and this takes half of it away.
-QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
 
 
 def normal(tree, seed, scale=0.5):

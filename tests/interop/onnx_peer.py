@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from cases import QUICKLY_COMPILED
 from conftest import peer
 
 from jlstm import Directions
@@ -15,7 +16,6 @@ onnx = peer("onnx")
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 OUTPUTS = ("Y", "Y_h", "Y_c")
-QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
 
 
 @dataclass

@@ -66,14 +66,14 @@ def written(spec, layers=1, bidirectional=False):
 
 
 FEATURES = {
-    ("from", "one layer"): read,
+    ("from", "LSTM"): read,
     ("from", "layers"): partial(read, 2),
-    ("from", "bidirectional layers"): partial(read, 2, True),
-    ("from", "seq_lengths"): partial(read, 2, lengths=jnp.array([4, 2], jnp.int32)),
-    ("from", "bidirectional, seq_lengths"): partial(read, 1, True, lengths=jnp.array([3, 4], jnp.int32)),
-    ("to", "one layer"): partial(written, SEQUENCES),
+    ("from", "layers, bidirectional"): partial(read, 2, True),
+    ("from", "layers, lengths"): partial(read, 2, lengths=jnp.array([4, 2], jnp.int32)),
+    ("from", "bidirectional, lengths"): partial(read, 1, True, lengths=jnp.array([3, 4], jnp.int32)),
+    ("to", "LSTM"): partial(written, SEQUENCES),
     ("to", "layers, nested"): partial(written, Stack((SEQUENCES, Stack((SEQUENCES, SEQUENCES)))), 3),
-    ("to", "bidirectional layers"): partial(written, Stack((Bidirectional(SEQUENCES),) * 2), 2, True),
+    ("to", "layers, bidirectional"): partial(written, Stack((Bidirectional(SEQUENCES),) * 2), 2, True),
 }
 
 

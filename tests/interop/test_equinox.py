@@ -55,9 +55,9 @@ def written(use_bias):
 
 FEATURES = {
     ("from", "LSTMCell"): lambda: read(True),
-    ("from", "use_bias=False"): lambda: read(False),
+    ("from", "no bias"): lambda: read(False),
     ("to", "LSTMCell"): lambda: written(True),
-    ("to", "use_bias=False"): lambda: written(False),
+    ("to", "no bias"): lambda: written(False),
 }
 
 

@@ -238,37 +238,41 @@ def both(**options):
 
 
 FEATURES: dict[tuple[str, str], Callable[[], float]] = {
-    ("from", "forward"): nodes({}, {"bias": False}, {"T": 1, "B": 1, "D": 1, "N": 1}),
+    ("from", "LSTM"): nodes({}, {"T": 1, "B": 1, "D": 1, "N": 1}),
+    ("from", "no bias"): nodes({"bias": False}, {"bias": False, "direction": TWO_WAYS}),
     ("from", "reverse"): nodes({"direction": "reverse"}, {"direction": "reverse", "state": True}),
-    ("from", "bidirectional"): nodes({"direction": TWO_WAYS}, {"direction": TWO_WAYS, "bias": False}),
-    ("from", "initial_h, initial_c"): nodes({"state": True}, {"state": "h"}, {"state": "c", "direction": TWO_WAYS}),
-    ("from", "sequence_lens"): nodes(
+    ("from", "bidirectional"): nodes({"direction": TWO_WAYS}),
+    ("from", "initial state"): nodes({"state": True}, {"state": "h"}, {"state": "c", "direction": TWO_WAYS}),
+    ("from", "lengths"): nodes(
         {"lengths": [4, 2, 1]},
         {"lengths": [3, 1, 2], "direction": "reverse", "state": True},
         {"lengths": [4, 3, 1], "direction": TWO_WAYS, "state": True},
         {"lengths": [2, 3, 1], "outputs": ("", "Y_h", "Y_c"), "direction": TWO_WAYS},
     ),
-    ("from", "peepholes P"): nodes({"peephole": True}, {"peephole": True, "direction": TWO_WAYS, "state": True}),
+    ("from", "peephole"): nodes({"peephole": True}, {"peephole": True, "direction": TWO_WAYS, "state": True}),
     ("from", "clip"): nodes({"clip": 0.3}, {"clip": 0.3, "peephole": True, "state": True, "bias": False}),
     ("from", "input_forget"): nodes(
         {"input_forget": 1}, {"input_forget": 1, "peephole": True, "clip": 0.4, "state": True, "direction": TWO_WAYS}
     ),
     ("from", "activations"): activation_nodes,
-    ("from", "activation_alpha and activation_beta left out"): default_parameters,
+    ("from", "activations, default parameters"): default_parameters,
     ("from", "layout 1"): nodes(
         {"layout": 1}, {"layout": 1, "state": True, "direction": TWO_WAYS, "lengths": [4, 1, 2]}
     ),
-    ("from", "no Y"): nodes({"outputs": ("", "Y_h", "Y_c")}, {"outputs": ("", "", "Y_c"), "direction": "reverse"}),
-    ("from", "gradients (peepholes, clip, input_forget)"): oracle_gradients,
-    ("from", "stack (torch.onnx)"): partial(torch_export, batch_first=True, bidirectional=False),
-    ("from", "stack, bidirectional (torch.onnx)"): partial(torch_export, batch_first=False, bidirectional=True),
-    ("to", "LSTM"): worst(exported(LSTM(4, **ALL)), exported(LSTM(1, use_bias=False, **ALL), D=1, B=1, T=1)),
-    ("to", "return_sequences=False"): worst(
+    ("from", "last output alone"): nodes(
+        {"outputs": ("", "Y_h", "Y_c")}, {"outputs": ("", "", "Y_c"), "direction": "reverse"}
+    ),
+    ("from", "peephole, clip, input_forget, gradients too"): oracle_gradients,
+    ("from", "layers, of torch.onnx, gradients too"): partial(torch_export, batch_first=True, bidirectional=False),
+    ("from", "layers, bidirectional, of torch.onnx, gradients too"): partial(
+        torch_export, batch_first=False, bidirectional=True
+    ),
+    ("to", "LSTM"): exported(LSTM(4, **ALL)),
+    ("to", "no bias"): exported(LSTM(1, use_bias=False, **ALL), D=1, B=1, T=1),
+    ("to", "last output alone"): worst(
         exported(LSTM(4)), exported(Bidirectional(LSTM(4))), exported(Bidirectional(LSTM(4), merge_mode="mul"))
     ),
-    ("to", "state in and out"): worst(
-        exported(LSTM(4, **ALL), state=True), exported(Bidirectional(LSTM(4)), state=True)
-    ),
+    ("to", "initial state"): worst(exported(LSTM(4, **ALL), state=True), exported(Bidirectional(LSTM(4)), state=True)),
     ("to", "lengths"): worst(
         exported(LSTM(4, **VALID), lengths=[4, 2, 1]),
         exported(LSTM(4), lengths=[3, 2, 0]),
@@ -276,37 +280,37 @@ FEATURES: dict[tuple[str, str], Callable[[], float]] = {
         exported(LSTM(4, go_backwards=True, **VALID), lengths=[3, 1, 2]),
         exported(Stack((LSTM(3, **ALL), both())), lengths=[4, 2, 1]),
     ),
-    ("to", "lengths and state"): worst(
+    ("to", "lengths, initial state"): worst(
         exported(LSTM(4, **VALID), lengths=[4, 0, 1], state=True),
         exported(Stack((both(), Bidirectional(LSTM(3)))), lengths=[0, 3, 1], state=True),
     ),
-    ("to", "go_backwards"): worst(
+    ("to", "reverse"): worst(
         exported(LSTM(4, go_backwards=True, keep_order=True, **ALL)), exported(LSTM(4, go_backwards=True), state=True)
     ),
-    ("to", "go_backwards, processing order"): worst(
+    ("to", "reverse, processing order"): worst(
         exported(LSTM(4, go_backwards=True, **ALL)),
         exported(Stack((LSTM(4, go_backwards=True, **ALL), LSTM(3, go_backwards=True, **ALL)))),
     ),
-    ("to", "Bidirectional"): exported(both()),
-    ("to", "merge_mode"): worst(
+    ("to", "bidirectional"): exported(both()),
+    ("to", "bidirectional, sum, mul, ave"): worst(
         *(exported(Bidirectional(LSTM(4, **ALL), merge_mode=m)) for m in ("sum", "mul", "ave"))
     ),
-    ("to", "merge_mode=None"): worst(
+    ("to", "bidirectional, a pair"): worst(
         exported(Bidirectional(LSTM(4, **ALL), merge_mode=None)), exported(Bidirectional(LSTM(4), merge_mode=None))
     ),
-    ("to", "Bidirectional, directions that differ"): exported(
+    ("to", "bidirectional, unlike directions"): exported(
         Bidirectional(
             LSTM(4, activation="elu", recurrent_activation="hard_sigmoid", variant=Variant(peephole=True), **ALL),
             LSTM(4, go_backwards=True, use_bias=False, activation=jlstm.LeakyReLU(0.1), **ALL),
         )
     ),
-    ("to", "Stack, nested"): worst(
+    ("to", "layers, nested"): worst(
         exported(Stack((LSTM(4, **ALL), LSTM(3)), dropout=0.5)),
         exported(Stack((Stack((LSTM(4, **ALL), both())), Stack((both(), LSTM(2, **ALL))))), state=True),
     ),
     ("to", "peephole"): exported(LSTM(4, variant=Variant(peephole=True), **ALL), state=True),
-    ("to", 'coupled="forget"'): exported(LSTM(4, variant=Variant(coupled="forget", peephole=True), **ALL)),
-    ("to", "preact_clip"): exported(both(variant=Variant(preact_clip=0.3))),
+    ("to", "input_forget"): exported(LSTM(4, variant=Variant(coupled="forget", peephole=True), **ALL)),
+    ("to", "clip"): exported(both(variant=Variant(preact_clip=0.3))),
     ("to", "activations"): worst(
         *(
             exported(LSTM(4, activation=a, recurrent_activation=r, variant=Variant(output_activation=o), **ALL))
@@ -320,7 +324,7 @@ FEATURES: dict[tuple[str, str], Callable[[], float]] = {
             )
         )
     ),
-    ("to", "dropout, at inference"): exported(LSTM(4, dropout=0.5, recurrent_dropout=0.2, **ALL)),
+    ("to", "dropout (at inference)"): exported(LSTM(4, dropout=0.5, recurrent_dropout=0.2, **ALL)),
 }
 
 

@@ -176,7 +176,7 @@ def test_a_stack_in_a_stack_comes_as_layers():
     params = drawn(spec)
     made = to_torch(spec, params)
     assert (made.num_layers, made.dropout) == (3, 0.3)
-    assert error(made, spec, params, gradients=False) <= TOLERANCE
+    assert error(made, spec, params) <= TOLERANCE
     with pytest.raises(
         ValueError, match=r"^dropout must be one rate between all layers for torch.nn.LSTM, got \[0.0, 0.3"
     ):
@@ -233,4 +233,4 @@ def test_options_that_change_no_number_are_left_behind():
     spec = replace(PLAIN, kernel_initializer=jlstm.TorchUniform(N), unroll=True, implementation=1, backend="xla")
     spec = replace(spec, zero_output_for_mask=True, remat_every=2, variant=Variant(output_activation="tanh"))
     made = to_torch(spec, drawn(spec))
-    assert error(made, spec, drawn(spec), gradients=False) <= TOLERANCE
+    assert error(made, spec, drawn(spec)) <= TOLERANCE

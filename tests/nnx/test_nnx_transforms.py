@@ -115,6 +115,7 @@ def test_scan_carries_the_state_alone():
 
 
 def test_vmap_makes_and_runs_an_ensemble():
+    @nnx.jit  # of one piece: by itself each operation would be compiled for three
     @nnx.split_rngs(splits=3)
     @nnx.vmap
     def make(rngs):
@@ -124,7 +125,7 @@ def test_vmap_makes_and_runs_an_ensemble():
     assert layers.weights.kernel.shape == (3, D, 4 * N)
     assert layers.state.h.shape == (3, B, N)
     layers.eval()
-    y = nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(layers, x)
+    y = nnx.jit(nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None)))(layers, x)
     graph, state = nnx.split(layers)
     for n in range(3):
         one = nnx.merge(graph, jax.tree.map(lambda a, n=n: a[n], state))
