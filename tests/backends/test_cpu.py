@@ -223,6 +223,16 @@ def test_what_is_not_finite_through_other_activations(activation, recurrent_acti
     compare(layer, params, state, x.at[1, 2, 1].set(value))
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0xFFFFFFFF, 0x7FC001FF, 0x7F800001])
+def test_a_nan_of_any_bits_stays_one_in_each_gate(bits):
+    layer = LSTM(5, return_sequences=True, backend="cpu")
+    params, state, x = drawn(layer, B, T, D)
+    bias = np.array(params.bias)
+    bias.view(np.uint32)[[0, 5 + 1, 10 + 2, 15 + 3]] = bits  # unit n in gate n
+    _, y = jax.jit(layer.apply)(replace(params, bias=bias), state, x)
+    assert np.all(np.isnan(y[:, :, :4]))
+
+
 def test_denormal_numbers_are_treated_as_in_the_scan():
     # enough rows that threads share the work: each must treat them alike
     layer, rows = LSTM(24, activation="linear", use_bias=False, return_sequences=True), 64
