@@ -42,11 +42,13 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
 
     One LSTM node gives an LSTM, or a Bidirectional with the directions side by side; a chain of them a Stack. Between
     and behind the nodes there may be changes of layout alone (Transpose, Squeeze, Reshape, Identity), and sums,
-    products or means over the two directions. Whatever the layout of the model, x of the spec is [B, T, D]. Where the
-    node has no output Y, or nothing reads it, the spec returns the last output alone.
+    products or means over the two directions, or each of them gathered. Whatever the layout of the model, x of the spec
+    is [B, T, D]. Where the node has no output Y, or nothing reads it, the spec returns the last output alone;
+    otherwise it has keep_order=True, as ONNX's outputs are in the order of the input.
 
     sequence_lens, initial_h and initial_c are not part of a layer: pass lengths= and the state to apply. `inputs` gives
-    those that are constants of the model. Gradients and everything else are those of any other spec.
+    those that are constants of the model, a learned initial state among them; in a model, not beside a node alone, what
+    is neither a constant nor an input of the graph is an error. Gradients are those of any other spec.
 
     Args:
         model: a path, an onnx.ModelProto or an onnx.GraphProto; or one LSTM node, an onnx.NodeProto.
@@ -57,17 +59,17 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
 
     Raises:
         ValueError: no ONNX model; weights that are missing, of a wrong shape, no constants, or outside of the model's
-            folder; an attribute that no spec expresses; or a node, named, that is part of no LSTM.
+            folder; an attribute that no spec expresses; or a node, named, that is part of no LSTM or holds a graph.
         ImportError: the library onnx is missing.
 
     Example:
         >>> import jax, jlstm, onnx
         >>> from jlstm.interop import from_onnx, to_onnx
-        >>> layer = jlstm.LSTM(4, return_sequences=True)
+        >>> layer = jlstm.LSTM(4, return_sequences=True, keep_order=True)
         >>> model = to_onnx(layer, layer.init(jax.random.key(0), input_size=3))
         >>> spec, params = from_onnx(model)
         >>> spec, params.kernel.shape
-        (LSTM(4, return_sequences=True), (3, 16))
+        (LSTM(4, return_sequences=True, keep_order=True), (3, 16))
         >>> node = next(node for node in model.graph.node if node.op_type == "LSTM")
         >>> from_onnx(node, model)[0] == spec
         True

@@ -71,7 +71,7 @@ class Sizes:
         if op in _SAME_VALUES or (op == "Cast" and options.get("to") in _INTEGERS):
             return first
         if op == "Concat":
-            return [size for part in before for size in part] if None not in before else None
+            return [size for part in before for size in part or ()] if None not in before else None
         if op == "Mul" and len(before) == 2 and before[1] is not None:
             return _product(first, before[1])
         numbers = [_numbers(part) for part in before[1:]]

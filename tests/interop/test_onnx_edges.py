@@ -2,6 +2,7 @@
 
 import sys
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx_peer as op
@@ -56,7 +57,7 @@ def test_float16_weights_keep_their_dtype_and_biases_are_added_in_float32():
     half = {name: a.astype(np.float16) for name, a in made.weights.items()}
     spec, params = from_onnx(made.node, half)
     assert spec.param_dtype == "float16"
-    assert {a.dtype for a in params} == {jnp.dtype("float16")}
+    assert {a.dtype for a in jax.tree.leaves(params)} == {jnp.dtype("float16")}
     first, second = np.split(half["B"][0].astype(np.float32), 2)
     np.testing.assert_array_equal(
         params.bias[:4], (first + second)[:4].astype(np.float16)

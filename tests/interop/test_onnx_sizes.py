@@ -76,7 +76,7 @@ def test_sizes_that_the_graph_computes(nodes):
 )
 def test_sizes_that_are_refused(nodes):
     _, model = model_of(*nodes)
-    with pytest.raises(ValueError, match="what lies behind LSTM node 'Y' must be .*, got Reshape node 'Z'"):
+    with pytest.raises(ValueError, match=r"what lies behind LSTM node 'Y' must be .*, got Reshape node 'Z'"):
         from_onnx(model)
 
 

@@ -23,7 +23,7 @@ def model_of(nodes, made=None, *, more=(), **constants):
     names = [name if name in made.arrays or name in ("initial_h", *more) else "" for name in op.INPUTS]
     made.node.input[:] = names
     constants = {"one": ONE, "units": np.array([N]), **constants}
-    given = {"X": 3} | {name: 3 for name in constants.pop("from_outside", ())}
+    given = {"X": 3} | dict.fromkeys(constants.pop("from_outside", ()), 3)
     return op.model_of([*nodes, made.node], given, ["Y", "Y_h", "Y_c"], {**made.weights, **constants}, opset=18)
 
 
@@ -150,5 +150,5 @@ def test_lengths_that_nodes_make():
     assert set(inputs(cast)) == {"state"}
     repeated = lengths(*BATCH, node("Cast", ["two"], ["a"], to=6), node("Expand", ["a", "batch"], ["sequence_lens"]))
     for call in (from_onnx, inputs):
-        with pytest.raises(ValueError, match="sequence_lens of LSTM node 'Y' must be .*, got Expand node"):
+        with pytest.raises(ValueError, match=r"sequence_lens of LSTM node 'Y' must be .*, got Expand node"):
             call(repeated)

@@ -1,4 +1,4 @@
-"""ONNX models that torch's exporters write, the one of today and the one before: outputs as torch's, params as from_torch.
+"""ONNX models of torch's two exporters, the one of today and the one before: outputs as torch's, params as from_torch.
 
 Gradients of such a spec are compared in test_onnx.py.
 """
@@ -123,5 +123,5 @@ def test_a_learned_state_is_read(dynamo, open_batch):
     assert op.error(*outputs_of(module, model)) < LIMIT
     first, second = inputs(model, batch_size=B)["state"]
     for n, state in enumerate((first, second)):
-        np.testing.assert_array_equal(state.h, np.repeat(module.h[n].detach(), B, 0))
-        np.testing.assert_array_equal(state.c, np.repeat(module.c[n].detach(), B, 0))
+        np.testing.assert_array_equal(state.h, np.repeat(module.h[n].detach().numpy(), B, 0))
+        np.testing.assert_array_equal(state.c, np.repeat(module.c[n].detach().numpy(), B, 0))
