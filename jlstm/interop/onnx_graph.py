@@ -125,6 +125,8 @@ class Graph:
     def value(self, node: Any) -> np.ndarray | None:
         """The array of a Constant or ConstantOfShape node; None where it has none, or text, or a sparse tensor."""
         for name, value in attributes(node).items():
+            if name == "value" and not hasattr(value, "dims"):
+                raise ValueError(f"value of {label(node)} must be a tensor, got {checks.show(value)}")
             if name == "value":
                 return self._array(value)
             if name in ("value_float", "value_floats"):
