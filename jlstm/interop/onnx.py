@@ -14,13 +14,21 @@ from jlstm.interop import onnx_activations
 from jlstm.interop.layout import reorder
 from jlstm.interop.onnx_chain import Link, chain, direction, layout
 from jlstm.interop.onnx_graph import Graph, attributes, label, op_type, require_onnx
+from jlstm.interop.onnx_states import (
+    STATE,
+    Part,
+    check_sources,
+    checked,
+    constant_lengths,
+    node_input,
+    part_of_state,
+)
 from jlstm.layers import LSTM
 from jlstm.types import GATES, PEEPHOLES, Directions, LSTMParams, LSTMState
 from jlstm.variant import Variant
 
 ONNX_GATES = "iofg"  # the order along the axis 4N of W and R and in both halves of B; ONNX calls g the cell gate c
 ONNX_PEEPHOLES = "iof"  # and of P
-INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 
 _BACKWARDS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _ATTRIBUTES = (
@@ -34,11 +42,13 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
 
     One LSTM node gives an LSTM, or a Bidirectional with the directions side by side; a chain of them a Stack. Between
     and behind the nodes there may be changes of layout alone (Transpose, Squeeze, Reshape, Identity), and sums,
-    products or means over the two directions. Whatever the layout of the model, x of the spec is [B, T, D]. Where the
-    node has no output Y, or nothing reads it, the spec returns the last output alone.
+    products or means over the two directions, or each of them gathered. Whatever the layout of the model, x of the spec
+    is [B, T, D]. Where the node has no output Y, or nothing reads it, the spec returns the last output alone;
+    otherwise it has keep_order=True, as ONNX's outputs are in the order of the input.
 
     sequence_lens, initial_h and initial_c are not part of a layer: pass lengths= and the state to apply. `inputs` gives
-    those that are constants of the model. Gradients and everything else are those of any other spec.
+    those that are constants of the model, a learned initial state among them; in a model, not beside a node alone, what
+    is neither a constant nor an input of the graph is an error. Gradients are those of any other spec.
 
     Args:
         model: a path, an onnx.ModelProto or an onnx.GraphProto; or one LSTM node, an onnx.NodeProto.
@@ -49,17 +59,17 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
 
     Raises:
         ValueError: no ONNX model; weights that are missing, of a wrong shape, no constants, or outside of the model's
-            folder; an attribute that no spec expresses; or a node, named, that is part of no LSTM.
+            folder; an attribute that no spec expresses; or a node, named, that is part of no LSTM or holds a graph.
         ImportError: the library onnx is missing.
 
     Example:
         >>> import jax, jlstm, onnx
         >>> from jlstm.interop import from_onnx, to_onnx
-        >>> layer = jlstm.LSTM(4, return_sequences=True)
+        >>> layer = jlstm.LSTM(4, return_sequences=True, keep_order=True)
         >>> model = to_onnx(layer, layer.init(jax.random.key(0), input_size=3))
         >>> spec, params = from_onnx(model)
         >>> spec, params.kernel.shape
-        (LSTM(4, return_sequences=True), (3, 16))
+        (LSTM(4, return_sequences=True, keep_order=True), (3, 16))
         >>> node = next(node for node in model.graph.node if node.op_type == "LSTM")
         >>> from_onnx(node, model)[0] == spec
         True
@@ -79,18 +89,20 @@ def from_onnx(model: Any, weights: Any = None) -> tuple[LSTM | Bidirectional | S
     return Stack(specs), params
 
 
-def inputs(model: Any, weights: Any = None) -> dict[str, Any]:
+def inputs(model: Any, weights: Any = None, *, batch_size: int | None = None) -> dict[str, Any]:
     """Read the constants of an ONNX model that are not weights, as arguments of apply.
 
     Args:
         model, weights: as from_onnx.
+        batch_size: rows of the state, where the model repeats one row for all (a learned initial state).
 
     Returns:
         A dict with "lengths" [B] where sequence_lens is a constant, and "state", in the form that the spec takes, where
-        an initial_h or initial_c is: what no node gives is zeros. Without constants it is empty.
+        an initial_h or initial_c is one other than zeros: what no node gives is zeros. Without constants it is empty.
 
     Raises:
-        ValueError: a constant has a wrong shape, or one part of the state is a constant and another is not.
+        ValueError: a constant has a wrong shape, or nodes compute with it; one part of the state is a constant and
+            another is not; or batch_size is needed and missing, or is not that of a constant.
 
     Example:
         >>> import numpy as np, onnx
@@ -106,23 +118,24 @@ def inputs(model: Any, weights: Any = None) -> dict[str, Any]:
         >>> y.shape
         (2, 4, 2)
     """
+    if batch_size is not None:
+        checks.positive_int("batch_size", batch_size)
     graph, links = _read(model, weights)
     made: dict[str, Any] = {}
-    lengths = graph.constant(node_input(links[0].node, "sequence_lens"))
+    lengths = constant_lengths(graph, links[0].node)
     if lengths is not None:
-        made["lengths"] = jnp.asarray(_checked(f"sequence_lens of {label(links[0].node)}", lengths, "integer", ("B",)))
-    parts = [_state_parts(graph, link.node) for link in links]
-    given = [a for pair in parts for a in pair if isinstance(a, np.ndarray)]
+        made["lengths"] = jnp.asarray(lengths)
+    parts = [[part_of_state(graph, link.node, name) for name in STATE] for link in links]
+    given = [part for pair in parts for part in pair if isinstance(part, Part)]
     if given:
-        states = tuple(_state(graph, link.node, pair, given[0]) for link, pair in zip(links, parts, strict=True))
+        sizes = [part.array.shape[1] for part in given if not part.repeated]
+        B = sizes[0] if sizes and batch_size is None else batch_size
+        if B is None:
+            raise ValueError("batch_size must be given where model repeats one state for every row, got None")
+        dtype = given[0].array.dtype
+        states = tuple(_state(graph, link.node, pair, B, dtype) for link, pair in zip(links, parts, strict=True))
         made["state"] = states[0] if len(states) == 1 else states
     return made
-
-
-def node_input(node: Any, name: str) -> str:
-    """The name of the tensor that an LSTM node reads as this input; empty where it has none."""
-    index = INPUTS.index(name)
-    return node.input[index] if index < len(node.input) else ""
 
 
 def _read(model: Any, weights: Any) -> tuple[Graph, list[Link]]:
@@ -131,7 +144,9 @@ def _read(model: Any, weights: Any) -> tuple[Graph, list[Link]]:
         if weights is not None:
             raise TypeError(f"weights must be None unless model is a NodeProto, got {checks.show(weights)}")
         graph = Graph(model)
-        return graph, chain(graph)
+        links = chain(graph)
+        check_sources(graph, [link.node for link in links])
+        return graph, links
     if not isinstance(weights, (str, os.PathLike, Mapping, onnx.ModelProto, onnx.GraphProto)):
         raise TypeError(f"weights must be the node's model or a mapping of arrays, got {checks.show(weights)}")
     if op_type(model) != "LSTM":
@@ -163,7 +178,7 @@ def _layer(graph: Graph, link: Link) -> tuple[LSTM | Bidirectional, Any]:
                 use_bias="B" in arrays,
                 return_sequences=link.sequences,
                 go_backwards=go_backwards,
-                keep_order=go_backwards and alone and link.keep_order,
+                keep_order=link.sequences and link.keep_order,  # forwards too, as from_torch and from_nnx
                 # Y is zero beyond the length (onnxruntime); Bidirectional has that by itself
                 zero_output_for_mask=alone and link.sequences and bool(node_input(node, "sequence_lens")),
                 param_dtype=arrays["W"].dtype.name,
@@ -195,7 +210,8 @@ def _params(arrays: Mapping[str, np.ndarray]) -> LSTMParams:
     bias = peephole = None
     if "B" in arrays:
         halves = np.split(arrays["B"].astype(np.promote_types(arrays["B"].dtype, np.float32)), 2)
-        bias = jnp.asarray(reorder(halves[0] + halves[1], ONNX_GATES, GATES))
+        whole = (halves[0] + halves[1]).astype(arrays["B"].dtype)
+        bias = jnp.asarray(reorder(whole, ONNX_GATES, GATES))
     if "P" in arrays:
         peephole = jnp.asarray(reorder(arrays["P"], ONNX_PEEPHOLES, PEEPHOLES).reshape(3, -1))
     return LSTMParams(
@@ -224,7 +240,7 @@ def _weights(graph: Graph, node: Any, directions: int, hidden_size: Any) -> tupl
         raise ValueError(f"hidden_size of {label(node)} must be a positive integer, got {checks.show(N)}")
     shapes = {"W": (4 * N, "D"), "R": (4 * N, N), "B": (8 * N,), "P": (3 * N,)}
     for name, array in arrays.items():
-        _checked(f"{name} of {label(node)}", array, "floating", (directions, *shapes[name]))
+        checked(f"{name} of {label(node)}", array, "floating", (directions, *shapes[name]))
         if array.dtype != arrays["W"].dtype:
             raise ValueError(f"{name} of {label(node)} must be {arrays['W'].dtype}, as W, got {array.dtype}")
     checks.enabled_dtype(f"the dtype of W of {label(node)}", arrays["W"].dtype.name)
@@ -247,38 +263,22 @@ def _activations(where: str, options: Mapping[str, Any], directions: int) -> lis
     return onnx_activations.read(where, names, alphas, betas)
 
 
-def _state_parts(graph: Graph, node: Any) -> list[Any]:
-    """initial_h and initial_c as [directions, B, N]: an array, None without one, a name where it is no constant."""
-    parts: list[Any] = []
-    for name in ("initial_h", "initial_c"):
-        tensor = node_input(node, name)
-        part = graph.constant(tensor) if tensor else None
-        if part is not None:
-            _checked(f"{name} of {label(node)}", part, "floating", ("directions", "B", "N"))
-            part = np.swapaxes(part, 0, 1) if layout(node) == 1 else part
-        parts.append(part if part is not None else tensor or None)
-    return parts
-
-
-def _state(graph: Graph, node: Any, parts: list[Any], like: np.ndarray) -> LSTMState | Directions:
-    """The state of one node's layer; `like` is any array of the model's state, which tells batch size and dtype."""
+def _state(
+    graph: Graph, node: Any, parts: list[Part | str | None], batch_size: int, dtype: np.dtype
+) -> LSTMState | Directions:
+    """The state of one node's layer, zeros where no part gives it."""
     options, backwards = _options(node)
     directions = len(backwards)
     N, _ = _weights(graph, node, directions, options.get("hidden_size"))
-    shape, arrays = (directions, like.shape[1], N), []
-    for name, part in zip(("initial_h", "initial_c"), parts, strict=True):
+    shape, arrays = (directions, batch_size, N), []
+    for name, part in zip(STATE, parts, strict=True):
+        where = f"{name} of {label(node)}"
         if isinstance(part, str):
-            raise ValueError(f"{name} of {label(node)} must be a constant, as another part of the state, got {part!r}")
-        part = np.zeros(shape, like.dtype) if part is None else part
-        arrays.append(jnp.asarray(_checked(f"{name} of {label(node)}", part, "floating", shape)))
+            raise ValueError(f"{where} must be a constant, as another part of the state, got {part!r}")
+        array = np.zeros(shape, dtype) if part is None else part.array
+        if part is not None and part.repeated:
+            repeats = [new if old == 1 else 1 for new, old in zip(shape, array.shape, strict=True)]
+            array = np.tile(array, repeats)
+        arrays.append(jnp.asarray(checked(where, array, "floating", shape)))
     states = [LSTMState(h=arrays[0][d], c=arrays[1][d]) for d in range(directions)]
     return states[0] if directions == 1 else Directions(*states)
-
-
-def _checked(name: str, array: np.ndarray, kind: str, shape: tuple[int | str, ...]) -> np.ndarray:
-    """An array of a model, of the kind and shape; whatever is wrong is a ValueError: the fault is in a file."""
-    try:
-        checks.array(name, array, kind, shape)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
-    return array

@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 from onnx.backend.base import Backend, BackendRep
 
-from jlstm.interop.onnx import from_onnx, inputs, node_input
+from jlstm.interop.onnx import from_onnx, inputs
 from jlstm.interop.onnx_chain import layout
 from jlstm.interop.onnx_graph import Graph, op_type
+from jlstm.interop.onnx_states import node_input
 from jlstm.types import Directions
 
 

@@ -43,11 +43,23 @@ def attributes(node: Any) -> dict[str, Any]:
         raise ValueError(f"attributes of {label(node)} must have values, got {error}") from error
 
 
+def has_subgraph(node: Any) -> bool:
+    """Whether a node, such as If or Loop, holds graphs of its own."""
+    return any(a.HasField("g") or a.graphs for a in node.attribute)
+
+
 class Graph:
     """The main graph of a model, its tensors and nodes to be found by name.
 
     Args:
         source: a path, a ModelProto, a GraphProto, or a mapping from names to arrays (which has no nodes).
+
+    Attributes:
+        nodes: in the graph's order.
+        inputs: each input's sizes, None for those that are left open.
+        outputs: their names.
+        producers: the node that writes a tensor.
+        consumers: the nodes that read a tensor, and as which of their inputs.
     """
 
     def __init__(self, source: Any):
@@ -69,6 +81,7 @@ class Graph:
                 f"model must be a path, ModelProto, GraphProto, or NodeProto with weights, got {checks.show(source)}"
             )
         self.nodes: list[Any] = list(graph.node)
+        self.inputs: dict[str, list[int | None]] = {i.name: _sizes(i) for i in graph.input}
         self.outputs: list[str] = [o.name for o in graph.output]
         self._tensors = {t.name: t for t in graph.initializer}
         self.producers: dict[str, Any] = {}
@@ -93,7 +106,7 @@ class Graph:
             if node is None or name in seen or op_type(node) not in ("Identity", "Constant"):
                 return None
             if op_type(node) == "Constant":
-                return self._value(node)
+                return self.value(node)
             seen.add(name)
             name = next(iter(node.input), "")
         return np.asarray(self._arrays[name]) if name in self._arrays else self._array(self._tensors[name])
@@ -105,9 +118,15 @@ class Graph:
             return None
         return [int(value) for value in array.reshape(-1)]
 
-    def _value(self, node: Any) -> np.ndarray | None:
-        """The array of a Constant node; None where it holds text or a sparse tensor."""
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is an initializer."""
+        return name in self._tensors or name in self._arrays
+
+    def value(self, node: Any) -> np.ndarray | None:
+        """The array of a Constant or ConstantOfShape node; None where it has none, or text, or a sparse tensor."""
         for name, value in attributes(node).items():
+            if name == "value" and not hasattr(value, "dims"):
+                raise ValueError(f"value of {label(node)} must be a tensor, got {checks.show(value)}")
             if name == "value":
                 return self._array(value)
             if name in ("value_float", "value_floats"):
@@ -126,6 +145,10 @@ class Graph:
             return onnx.numpy_helper.to_array(tensor)
         except _UNREADABLE as error:
             raise ValueError(f"tensor {tensor.name!r} must hold the numbers of its shape, got {error}") from error
+
+
+def _sizes(value: Any) -> list[int | None]:
+    return [d.dim_value if d.dim_value > 0 else None for d in value.type.tensor_type.shape.dim]
 
 
 def _parse(path: Path) -> Any:

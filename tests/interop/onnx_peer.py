@@ -83,7 +83,7 @@ def model_of(nodes, graph_inputs, graph_outputs, constants, opset=17):
         "graph",
         [helper.make_tensor_value_info(name, types.FLOAT, [None] * rank) for name, rank in graph_inputs.items()],
         [helper.make_tensor_value_info(name, types.FLOAT, shape) for name, shape in shapes.items()],
-        [onnx.numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in constants.items()],
+        [onnx.numpy_helper.from_array(np.asarray(a, order="C"), name) for name, a in constants.items()],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 

@@ -11,6 +11,7 @@ from jlstm import LSTM, Bidirectional, Stack, Variant
 from jlstm.interop import from_onnx, to_onnx
 
 ALL = {"return_sequences": True}
+KEPT = {**ALL, "keep_order": True}  # outputs in the order of the input, as ONNX has them
 
 
 def small(spec, D=3):
@@ -22,16 +23,19 @@ def small(spec, D=3):
     "spec",
     [
         LSTM(4),
-        LSTM(4, use_bias=False, **ALL),
-        LSTM(4, go_backwards=True, keep_order=True, **ALL),
+        LSTM(4, use_bias=False, **KEPT),
+        LSTM(4, go_backwards=True, **KEPT),
         LSTM(4, go_backwards=True, **ALL),
-        LSTM(4, variant=Variant(peephole=True, coupled="forget", preact_clip=0.7, output_activation="relu"), **ALL),
-        LSTM(4, activation=jlstm.ScaledTanh(1.7159, 2 / 3), recurrent_activation="hard_sigmoid", **ALL),
-        Bidirectional(LSTM(4, **ALL)),
-        Bidirectional(LSTM(4, **ALL), merge_mode="mul"),
+        LSTM(4, variant=Variant(peephole=True, coupled="forget", preact_clip=0.7, output_activation="relu"), **KEPT),
+        LSTM(4, activation=jlstm.ScaledTanh(1.7159, 2 / 3), recurrent_activation="hard_sigmoid", **KEPT),
+        Bidirectional(LSTM(4, **KEPT)),
+        Bidirectional(LSTM(4, **KEPT), merge_mode="mul"),
+        Bidirectional(LSTM(4, **KEPT), merge_mode=None),
+        Bidirectional(LSTM(4), merge_mode=None),
         Bidirectional(LSTM(4), merge_mode="ave"),
-        Bidirectional(LSTM(4, **ALL), LSTM(4, activation=jlstm.ELU(0.5), go_backwards=True, **ALL), merge_mode="sum"),
-        Stack((Bidirectional(LSTM(3, **ALL)), LSTM(4, go_backwards=True, **ALL), LSTM(2))),
+        Bidirectional(LSTM(4, **KEPT), LSTM(4, activation=jlstm.ELU(0.5), go_backwards=True, **KEPT), merge_mode="sum"),
+        Stack((Bidirectional(LSTM(3, **KEPT)), LSTM(4, go_backwards=True, **ALL), LSTM(2))),
+        Stack((LSTM(4, **KEPT), Bidirectional(LSTM(2, **KEPT), merge_mode=None))),
     ],
     ids=repr,
 )
@@ -41,12 +45,25 @@ def test_what_to_onnx_writes_comes_back(spec, state):
     if "ScaledTanh" in repr(spec):  # 2 / 3 comes back as the shortest decimal of the same float32
         back, _ = from_onnx(to_onnx(spec, params, state=state))
         assert np.float32(back.activation.beta) == np.float32(2 / 3)
-        spec = LSTM(4, activation=back.activation, recurrent_activation="hard_sigmoid", **ALL)
+        spec = LSTM(4, activation=back.activation, recurrent_activation="hard_sigmoid", **KEPT)
     op.same_layer(from_onnx(to_onnx(spec, params, state=state)), (spec, params))
 
 
+@pytest.mark.parametrize("kept", ["forward", "backward"])
+def test_one_direction_alone_is_refused(kept):
+    spec = Bidirectional(LSTM(4, **ALL), merge_mode=None)
+    model = to_onnx(spec, small(spec))
+    for values in (model.graph.node, model.graph.output):
+        for value in list(values):
+            if not value.name.endswith(("x_time_major", "LSTM", kept)):
+                values.remove(value)
+    assert [value.name for value in model.graph.output] == [f"y_{kept}"]
+    with pytest.raises(ValueError, match=f"outputs of .* must be merged in one way, got {kept}"):
+        from_onnx(model)
+
+
 def test_lengths_come_back_as_zeros_beyond_them():
-    spec = LSTM(4, zero_output_for_mask=True, **ALL)
+    spec = LSTM(4, zero_output_for_mask=True, **KEPT)
     for state in (False, True):
         params = small(spec)
         op.same_layer(from_onnx(to_onnx(spec, params, lengths=True, state=state)), (spec, params))
@@ -56,7 +73,7 @@ def test_nested_stacks_come_back_flat():
     inner = Stack((LSTM(3, **ALL), LSTM(2, **ALL)))
     spec = Stack((inner, Stack((LSTM(4),))))
     back, params = from_onnx(to_onnx(spec, small(spec)))
-    assert back == Stack((LSTM(3, **ALL), LSTM(2, **ALL), LSTM(4)))
+    assert back == Stack((LSTM(3, **KEPT), LSTM(2, **KEPT), LSTM(4)))
     assert [p.kernel.shape for p in params] == [(3, 12), (3, 8), (2, 16)]
 
 
@@ -69,7 +86,7 @@ def test_model_is_of_opset_17_with_symbolic_sizes():
 
 def test_float64_params_are_written_as_double():
     with jax.enable_x64(True):
-        spec = LSTM(4, param_dtype="float64", **ALL)
+        spec = LSTM(4, param_dtype="float64", **KEPT)
         params = small(spec)
         model = to_onnx(spec, params)
         op.same_layer(from_onnx(model), (spec, params))

@@ -25,6 +25,26 @@ def whole_model():
     return op.model_of([made.node], {"X": 3}, ["Y"], made.weights)
 
 
+def computing_model():
+    """A model that computes with sizes: of the state that it repeats, and of a Reshape."""
+    node, made = onnx.helper.make_node, op.case(0)
+    made.node.input[:] = ["X", "W", "R", "B", "", "state", "state"]
+    nodes = [
+        node("Constant", [], ["row"], value=onnx.numpy_helper.from_array(np.ones((1, 1, 4), np.float32))),
+        node("Shape", ["X"], ["shape_of_x"]),
+        node("Slice", ["shape_of_x", "one", "two"], ["batch"]),
+        node("Concat", ["one", "batch", "four"], ["shape_of_state"], axis=0),
+        node("Expand", ["row", "shape_of_state"], ["state"]),
+        made.node,
+        node("Transpose", ["Y"], ["turned"], perm=[0, 2, 1, 3]),
+        node("Shape", ["turned"], ["shape"], end=2),
+        node("Concat", ["shape", "four"], ["sizes"], axis=0),
+        node("Reshape", ["turned", "sizes"], ["Z"]),
+    ]
+    numbers = {"one": np.array([1]), "two": np.array([2]), "four": np.array([4])}
+    return op.model_of(nodes, {"X": 3}, ["Z"], made.weights | numbers)
+
+
 def external(tmp_path, **entries):
     """Write a model whose W lies in another file, and change the entries that say where."""
     made = op.case(0)
@@ -123,7 +143,7 @@ def read(model):
     """Read all that a file has for us; a ValueError is an answer too."""
     try:
         spec, _ = from_onnx(model)
-        inputs(model)
+        inputs(model, batch_size=3)
     except ValueError:
         return None
     return spec
@@ -166,14 +186,24 @@ def change(rng, model):
             tensor.float_data.extend([0.5] * rng.randint(0, 3))
 
 
+def test_a_constant_without_a_tensor():
+    model = computing_model()
+    for value in ("text", [1.0], 3):
+        del model.graph.node[0].attribute[:]
+        model.graph.node[0].attribute.append(onnx.helper.make_attribute("value", value))
+        with pytest.raises(ValueError, match=r"value of Constant node 'row' must be a tensor, got"):
+            from_onnx(model)
+
+
 def test_models_with_wrong_fields():
+    assert set(inputs(computing_model(), batch_size=2)) == {"state"}
     spec = Stack((Bidirectional(LSTM(2, **ALL)), LSTM(2, go_backwards=True, **ALL)))
     stack = to_onnx(spec, spec.init(jax.random.key(0), 1), lengths=False, state=True)
     rng = random.Random(6)
     answers = 0
     for _ in range(MUTATIONS):
         model = onnx.ModelProto()
-        model.CopyFrom(rng.choice((stack, whole_model())))
+        model.CopyFrom(rng.choice((stack, whole_model(), computing_model())))
         for _ in range(rng.randint(1, 3)):
             if model.graph.node and model.graph.initializer:
                 change(rng, model)
