@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = _show_warning
         try:
-            print(given.run(given))
+            result = given.run(given)
         except Exception as error:  # whatever it is: who types a command reads one line
             known = isinstance(error, (ValueError, TypeError, OSError, ImportError, NotImplementedError))
             kind = "" if known else f"{type(error).__name__}: "
             print(f"{PROG} {given.command}: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
             return 1
-    return 0
+    return _tell(given, result)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     told = commands.add_parser("doctor", help="show versions, devices and backends, what is missing and how to get it")
-    told.set_defaults(run=lambda given: "\n".join(doctor()))
+    told.set_defaults(run=_doctor)
 
     text = "convert a model from one kind of file to another"
     sub = commands.add_parser("convert", help=text, description=f"{text[0].upper()}{text[1:]}, by their extensions.")
@@ -57,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", metavar="SOURCE", help=f"a model ({readable}), or a spec (.json, .toml)")
     sub.add_argument("out", metavar="OUT", help="the artifact; jax.export.deserialize reads it")
     sub.add_argument("--step", action="store_true", help="one time step for streaming, not whole sequences")
-    sub.add_argument("--platforms", type=_names, default=export.PLATFORMS, help="cpu,cuda,tpu (default), or some")
+    sub.add_argument(
+        "--platforms",
+        type=_names,
+        default=export.PLATFORMS,
+        help="some of cpu,cuda,tpu,rocm (default: the first three)",
+    )
     sub.add_argument("--padding", choices=("lengths", "mask"), help="take lengths or a mask with each call")
     sub.add_argument("--reset", action="store_true", help="take resets with each call")
     sub.add_argument("--frozen", action="store_true", help="hold the weights, not take them with each call")
@@ -67,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--force", action="store_true", help="replace OUT where it exists")
     sub.set_defaults(run=_export, usage=sub.error)
     return parser
+
+
+def _doctor(given: argparse.Namespace) -> str:
+    return "\n".join(doctor())
 
 
 def _convert(given: argparse.Namespace) -> str:
@@ -84,6 +93,8 @@ def _export(given: argparse.Namespace) -> str:
     of_spec = given.source.endswith((".json", ".toml"))
     if of_spec != (given.input_size is not None):
         given.usage("--input-size is needed with a spec, and not with a model, whose weights tell it")
+    if of_spec and given.frozen:
+        given.usage("--frozen needs a model: a spec holds no weights")
     if given.step and given.padding:
         given.usage("--padding is for whole sequences, not for --step")
     check_target(given.out, given.force)
@@ -124,6 +135,20 @@ def _size(text: str) -> int:
 
 def _names(text: str) -> list[str]:
     return text.split(",")
+
+
+def _tell(given: argparse.Namespace, text: str) -> int:
+    """Print the result of a command that has done its work, and return the exit status."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
+        if isinstance(error, BrokenPipeError):  # who reads has seen enough
+            return 0
+        print(f"{PROG} {given.command}: error: the result could not be printed: {error.strerror}", file=sys.stderr)
+        return int(given.run is _doctor)  # the other commands have written their file
+    return 0
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -222,7 +222,7 @@ class Stack:
                 raise ValueError(f"layers[{n}].return_sequences must be True below another layer, got False")
             if isinstance(last := _last(layer), Bidirectional) and last.merge_mode is None:
                 raise ValueError(f"layers[{n}].merge_mode must not be None below another layer, got None")
-        checks.rate("dropout", self.dropout)
+        object.__setattr__(self, "dropout", checks.rate("dropout", self.dropout))
 
     @property
     def return_sequences(self) -> bool:

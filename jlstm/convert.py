@@ -48,8 +48,8 @@ def convert(source: files.PathLike, target: files.PathLike, *, force: bool = Fal
         The model.
 
     Raises:
-        ValueError: an unknown extension, an option that the source does not take, a file that is damaged, or a model
-            that the target cannot express.
+        ValueError: an unknown extension, an option that the source does not take, a file that is damaged, a model
+            that the target cannot express, or a target that is something else than a file.
         FileExistsError: the target is there, and not to be replaced.
         ImportError: a library that reads or writes such files is not installed.
 
@@ -118,7 +118,9 @@ def check_target(path: files.PathLike, force: bool) -> None:
 
     Raises:
         FileExistsError: it is there, and force (on the command line --force) is False.
+        ValueError: something else than a file is there.
     """
+    files.check_replaceable(path)
     if os.path.lexists(path) and not force:
         raise FileExistsError(f"{os.fspath(path)} must not exist without --force, got a file")
 
@@ -207,13 +209,13 @@ def _write_keras(path: str, model: Model) -> None:
 
     if not isinstance(made, keras.Model):  # a layer alone has no file
         made = keras.Sequential([keras.Input((None, first_size(model.params))), made])
-    with files.replacing(path) as temporary:
+    with files.replacing(path, suffix=".keras") as temporary:
         made.save(temporary)
 
 
 def _warn_of_state(path: str, model: Model) -> None:
     if model.state is not None:
-        warnings.warn(f"the state is left out: {path} holds weights alone", stacklevel=3)
+        warnings.warn(f"the state is left out of {path}, which gets the weights alone", stacklevel=3)
 
 
 FORMATS = {  # by extension

@@ -71,6 +71,7 @@ def sequence(
         ((2, 5), ['c', 'h'])
     """
     checks.one_of("padding", padding, (None, "lengths", "mask"))
+    checks.boolean("reset", reset)
     b, t = export.symbolic_shape("b, t")
     shapes = {"lengths": ((b,), "int32"), "mask": ((b, t), "bool"), "reset": ((b, t), "bool")}
     taken = ([padding] if padding else []) + (["reset"] if reset else [])
@@ -103,6 +104,7 @@ def step(
         >>> y_t.shape
         (2, 5)
     """
+    checks.boolean("reset", reset)
     (b,) = export.symbolic_shape("b")
     options = {"reset": jax.ShapeDtypeStruct((b,), "bool")} if reset else {}
     return _export("step", spec, params, (b,), options, frozen, dtype, platforms)
@@ -157,6 +159,8 @@ def _export(
         raise TypeError(f"platforms must be a sequence of names, such as {PLATFORMS}, got {platforms!r}")
     for platform in platforms:
         checks.one_of("platforms", platform, (*PLATFORMS, "rocm"))
+    if len(set(platforms)) < len(platforms):
+        raise ValueError(f"platforms must have each name once, got {', '.join(platforms)}")
     layer = _portable(spec)
     input_size = first_size(params)
     like = params_like(layer, input_size)

@@ -49,7 +49,8 @@ def save(path: PathLike, spec: Spec, params: Any, state: Any = None) -> None:
 
     Raises:
         TypeError: a field of the spec holds a bare callable, which no file can hold; or a wrong type.
-        ValueError: params or state that do not fit the spec.
+        ValueError: params or state that do not fit the spec, or a path to something else than a file.
+        OSError: it cannot be written.
         ImportError: safetensors is not installed.
 
     Example:
@@ -145,11 +146,34 @@ def write(path: PathLike, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def check_replaceable(path: PathLike) -> None:
+    """Require a path where a file can be: nothing, or a regular file, or a link to either.
+
+    Raises:
+        ValueError: a folder, a device or a pipe is there, or it has no name.
+    """
+    if not os.path.basename(path):
+        raise ValueError(f"path must end in the name of a file, got {os.fspath(path)!r}")
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ValueError(f"{os.fspath(path)} must be a file, got something else")
+
+
 @contextlib.contextmanager
-def replacing(path: PathLike) -> Iterator[Path]:
-    """Give a path beside this one to be written to, and put that file in its place where the block ends well."""
+def replacing(path: PathLike, suffix: str = "") -> Iterator[Path]:
+    """Give a path beside this one to be written to, and put that file in its place where the block ends well.
+
+    Args:
+        path: of the file.
+        suffix: of the path given, for a writer that looks at it.
+
+    Raises:
+        ValueError: something else than a file is there.
+        OSError: about the path, not the one beside it.
+    """
+    check_replaceable(path)
     target = Path(os.path.realpath(path))  # a link stays one: what it points to is replaced
-    temporary = target.with_name(f".{secrets.token_hex(6)}{target.suffix}")
+    temporary = target.with_name(f".{secrets.token_hex(6)}{suffix}")
     try:
         yield temporary
         with temporary.open("r+b") as file:
@@ -157,6 +181,10 @@ def replacing(path: PathLike) -> Iterator[Path]:
         with contextlib.suppress(FileNotFoundError):
             shutil.copymode(target, temporary)
         temporary.replace(target)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, os.fspath(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,6 +8,7 @@ import jax
 from jlstm import checks
 from jlstm.compose import Bidirectional, Stack
 from jlstm.layers import LSTM
+from jlstm.paths import flatten, unflatten
 
 
 class Layer(nn.Module):
@@ -15,7 +16,7 @@ class Layer(nn.Module):
 
     Its params are named by their place in the params of the spec: "kernel", "forward.kernel", "0.kernel". With
     stateful, the state is kept in the collection "carry" (so apply(..., mutable="carry")), made by init for the batch
-    size that it sees.
+    size that it sees, and keeps its dtype.
 
     Attributes:
         spec: jlstm.LSTM, jlstm.Bidirectional or jlstm.Stack.
@@ -62,10 +63,13 @@ class Layer(nn.Module):
         B, _, D = checks.array("x", x, "floating", ("B", "T", "D")).shape
 
         shapes = jax.eval_shape(lambda key: spec.init(key, D), jax.random.key(0))
+        missing = not all(self.has_variable("params", name.replace("/", ".")) for name in flatten(shapes))
         # Drawn once for all. Afterwards flax takes the weights given and compares their shapes with these alone.
-        values = spec.init(self.make_rng("params"), D) if self.is_initializing() else shapes
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, a: self.param(jax.tree_util.keystr(path, simple=True, separator="."), lambda _: a), values
+        drawn = missing and self.is_mutable_collection("params")
+        values = spec.init(self.make_rng("params"), D) if drawn else shapes
+        params = unflatten(
+            shapes,
+            {name: self.param(name.replace("/", "."), lambda _, a=a: a) for name, a in flatten(values).items()},
         )
         carry = self.variable("carry", "state", spec.initial_state, B) if self.stateful else None
         if initial_state is None:
@@ -74,5 +78,5 @@ class Layer(nn.Module):
         options = {"mask": mask, "lengths": lengths, "reset": reset, "reset_state": reset_state, "key": key}
         state, y = spec.apply(params, initial_state, x, **options)
         if carry is not None and not self.is_initializing():
-            carry.value = state
+            carry.value = jax.tree.map(lambda new, kept: new.astype(kept.dtype), state, carry.value)
         return (state, y) if self.return_state else y

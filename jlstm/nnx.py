@@ -9,7 +9,7 @@ from flax import nnx
 
 from jlstm import checks, compose, layers, named
 from jlstm.layers import LSTM as Spec
-from jlstm.nnx_base import SpecModule, assign, values
+from jlstm.nnx_base import SpecModule, assign, stream, values
 from jlstm.nnx_cell import LSTMCell
 from jlstm.types import Directions, LSTMParams, LSTMState
 from jlstm.variant import Variant
@@ -42,10 +42,10 @@ class Layer(SpecModule):
         stateful: keep the state from each call to the next, instead of starting from zeros.
         return_state: a call returns (state, y) instead of y.
         batch_size: B, of the state that is kept; exactly with stateful=True.
-        rngs: nnx.Rngs, whose stream "dropout" draws the masks; may be left out without dropout.
+        rngs: nnx.Rngs, whose stream "dropout" draws the masks; without it each call with dropout needs its own.
 
     Raises:
-        TypeError, ValueError: an argument has a wrong type or value.
+        TypeError, ValueError: an argument has a wrong type or value, or params that do not fit the spec.
 
     Example:
         >>> import jax, jax.numpy as jnp, jlstm, jlstm.nnx
@@ -143,8 +143,8 @@ class Layer(SpecModule):
         """Let the next call start from zeros.
 
         Args:
-            mask: [B], bool: the rows that start anew; None means all.
-            batch_size: another B from now on, for all rows.
+            mask: [B], bool: the rows that start anew; None means all. Of an ensemble that nnx.vmap made, [E, B].
+            batch_size: another B from now on, for all rows; of an ensemble inside nnx.vmap alone.
 
         Raises:
             TypeError, ValueError: a wrong type or shape, both arguments, or a layer that is not stateful.
@@ -162,19 +162,26 @@ class Layer(SpecModule):
         if batch_size is not None:
             if mask is not None:
                 raise ValueError("mask must be None together with batch_size, got both")
+            if len(shape := self._state_shape()) != 2:
+                got = f"a state of shape {list(shape)}"
+                raise ValueError(f"batch_size must be given inside of the nnx.vmap that made the layer, got {got}")
             assign(self.carry, self.spec.initial_state(batch_size))
         elif mask is None:
             assign(self.carry, jax.tree.map(jnp.zeros_like, state))
         else:
-            rows = checks.array("mask", mask, "bool", (self._batch_size(),))
-            assign(self.carry, jax.tree.map(lambda a: jnp.where(rows[:, None], 0, a), state))
+            rows = checks.array("mask", mask, "bool", self._state_shape()[:-1])
+            assign(self.carry, jax.tree.map(lambda a: jnp.where(rows[..., None], 0, a), state))
 
     def activity_penalty(self, y: Any) -> jax.Array:
         """Apply the activity regularizers to the outputs of a call: a scalar to add to the loss."""
         return self.spec.activity_penalty(y)
 
     def _batch_size(self) -> int:
-        return jax.tree.leaves(self.state)[0].shape[0]
+        return self._state_shape()[0]
+
+    def _state_shape(self) -> tuple[int, ...]:
+        """[B, N]; with more axes in front where nnx.vmap made the layer, and it is used outside."""
+        return jax.tree.leaves(self.state)[0].shape
 
 
 class LSTM(Layer):
@@ -326,7 +333,7 @@ class Stack(Layer):
 def _drawn(spec: Any, in_features: int, rngs: nnx.Rngs) -> Any:
     checks.positive_int("in_features", in_features)
     checks.instance("rngs", rngs, nnx.Rngs)
-    return spec.init(rngs.params(), in_features)
+    return spec.init(stream(rngs, "params")(), in_features)
 
 
 def _carried(spec: Any, batch_size: int) -> Any:

@@ -9,6 +9,7 @@ from flax import nnx
 from jlstm import checks
 from jlstm.compose import Bidirectional, Stack
 from jlstm.layers import LSTM
+from jlstm.paths import check_params
 
 
 class SpecModule(nnx.Module):
@@ -29,10 +30,13 @@ class SpecModule(nnx.Module):
         checks.instance("spec", spec, LSTM, Bidirectional, Stack)
         if rngs is not None:
             checks.instance("rngs", rngs, nnx.Rngs)
+        check_params(spec, params)
         self.spec = spec
         self.weights = nnx.data(jax.tree.map(nnx.Param, params))
         self.deterministic = False
-        self.rngs = nnx.data(rngs["dropout"].fork() if rngs is not None and _has_dropout(spec) else None)
+        # Without such a stream each call is to bring one.
+        own = rngs if rngs is not None and _has_dropout(spec) and _has_stream(rngs, "dropout") else None
+        self.rngs = nnx.data(None if own is None else own["dropout"].fork())
 
     @property
     def params(self) -> Any:
@@ -64,9 +68,12 @@ class SpecModule(nnx.Module):
             return None
         rngs = self.rngs if rngs is None else rngs
         if rngs is None:
-            raise ValueError("rngs must be given, to the module or to the call, to draw dropout, got None")
+            raise ValueError(
+                "rngs must be given, to the module or to the call, with a stream 'dropout' or a default one to draw "
+                "dropout from, got none"
+            )
         if isinstance(rngs, nnx.Rngs):
-            return rngs["dropout"]()
+            return stream(rngs, "dropout")()
         return rngs() if isinstance(rngs, nnx.RngStream) else rngs
 
 
@@ -78,6 +85,17 @@ def values(variables: Any) -> Any:
 def assign(variables: Any, arrays: Any) -> None:
     """Give each Variable of a pytree its new array, in the dtype that it has."""
     jax.tree.map(lambda v, a: v.set_value(a.astype(v.get_value().dtype)), variables, arrays, is_leaf=_is_variable)
+
+
+def stream(rngs: nnx.Rngs, name: str) -> nnx.RngStream:
+    """The stream of a name, or the default one."""
+    if not _has_stream(rngs, name):
+        raise ValueError(f"rngs must have a stream {name!r} or a default one, got {', '.join(rngs) or 'no stream'}")
+    return rngs[name]
+
+
+def _has_stream(rngs: nnx.Rngs, name: str) -> bool:
+    return name in rngs or "default" in rngs
 
 
 def _is_variable(value: Any) -> bool:

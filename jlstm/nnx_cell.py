@@ -11,7 +11,7 @@ from flax import nnx
 
 from jlstm import checks, named
 from jlstm.layers import LSTM
-from jlstm.nnx_base import SpecModule
+from jlstm.nnx_base import SpecModule, stream
 from jlstm.types import LSTMState
 from jlstm.variant import Variant
 
@@ -68,10 +68,12 @@ class LSTMCell(SpecModule, nnx.RNNCellBase):
         rngs: nnx.Rngs,
     ):
         given = locals()
-        spec = LSTM(**{f.name: given[f.name] for f in dataclasses.fields(LSTM) if f.name in given})
+        options = {f.name: given[f.name] for f in dataclasses.fields(LSTM) if f.name in given}
+        # A kernel for whole sequences costs more than it saves on one step, and has no forward-mode derivative.
+        spec = LSTM(**options, backend="xla")
         checks.instance("rngs", rngs, nnx.Rngs)
         checks.positive_int("in_features", in_features)
-        super().__init__(spec, spec.init(rngs.params(), in_features), rngs)
+        super().__init__(spec, spec.init(stream(rngs, "params")(), in_features), rngs)
 
     def __call__(
         self,
@@ -128,8 +130,8 @@ class LSTMCell(SpecModule, nnx.RNNCellBase):
             return state.c, state.h
         if rngs is None:
             raise ValueError("rngs must be given for carry_init to draw from, got None")
-        stream = rngs["carry"] if isinstance(rngs, nnx.Rngs) else rngs
-        return carry_init(stream(), state.c.shape, state.c.dtype), carry_init(stream(), state.h.shape, state.h.dtype)
+        draw = stream(rngs, "carry") if isinstance(rngs, nnx.Rngs) else rngs
+        return carry_init(draw(), state.c.shape, state.c.dtype), carry_init(draw(), state.h.shape, state.h.dtype)
 
     @property
     def num_feature_axes(self) -> int:

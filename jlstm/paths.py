@@ -95,6 +95,11 @@ def fitting(kind: str, tree: Any, like: Any, *, abstract: bool = False) -> dict[
     return flat
 
 
+def check_params(spec: Any, params: Any) -> None:
+    """Require params that the spec makes for some input width, in dtypes that JAX keeps; errors as of fitting."""
+    fitting("params", params, params_like(spec, first_size(params)))
+
+
 def first_size(tree: Any) -> Any:
     """The first size of the first array, which is the input width of params and the batch of a state; 0 without one."""
     return next((leaf.shape[0] for leaf in jax.tree.leaves(tree) if getattr(leaf, "shape", ())), 0)

@@ -1,5 +1,6 @@
 """Bidirectional and Stack: merges, directions, padding, nesting, and what goes to which layer."""
 
+import json
 from functools import partial
 
 import cases
@@ -276,3 +277,9 @@ def test_activity_penalty_of_a_layer_below_another_raises():
     layer = Stack((LSTM(N, return_sequences=True, activity_regularizer="l1"), LSTM(4)))
     with pytest.raises(ValueError, match=r"^layers\[0\]\.activity_regularizer must be None below another layer"):
         layer.activity_penalty(jnp.zeros((B, 4)))
+
+
+def test_a_rate_of_numpys_is_kept_as_pythons():
+    stack = Stack((LSTM(2),), dropout=np.float32(0.5))  # pyright: ignore[reportArgumentType]
+    assert type(stack.dropout) is float
+    assert json.loads(json.dumps(stack.to_dict()))["dropout"] == 0.5

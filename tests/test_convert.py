@@ -125,7 +125,9 @@ def test_a_state_that_the_target_cannot_hold_is_told(tmp_path, target):
     layer = jlstm.LSTM(N, return_sequences=True)
     params = layer.init(jax.random.key(0), D)
     jlstm.save(tmp_path / "model.safetensors", layer, params, layer.initial_state(B))
-    with pytest.warns(UserWarning, match=rf"^the state is left out: .*model\.{target} holds weights alone"):
+    with pytest.warns(
+        UserWarning, match=rf"^the state is left out of .*model\.{target}, which gets the weights alone$"
+    ):
         convert(tmp_path / "model.safetensors", tmp_path / f"model.{target}")
 
 

@@ -4,6 +4,7 @@ import functools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import cases
 import jax
@@ -83,13 +84,20 @@ def test_step_agrees_with_numpy():
     cases.close((state["h"], state["c"], got), (h1, c1, y[:, 0]), **cases.F32)
 
 
+def by_scan(spec):
+    """The same layer with every LSTM of backend "xla"."""
+    if isinstance(spec, Bidirectional):
+        return replace(spec, forward=by_scan(spec.forward), backward=by_scan(spec.backward))
+    if isinstance(spec, Stack):
+        return replace(spec, layers=tuple(map(by_scan, spec.layers)))
+    return replace(spec, backend="xla")
+
+
 @functools.cache
 def layer_here(spec):
     """What the layer gives in this process, by lax.scan."""
-    if isinstance(spec, Bidirectional):
-        spec = Bidirectional(LSTM(N, return_sequences=True, backend="xla"), merge_mode=None)
     params, state, x, lengths = draw(spec)
-    return jax.jit(spec.apply)(params, state, x, lengths=lengths)
+    return jax.jit(by_scan(spec).apply)(params, state, x, lengths=lengths)
 
 
 def test_a_step_of_a_stack():
@@ -229,6 +237,10 @@ def test_a_process_without_jlstm_runs_it(artifacts, tmp_path):
         (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, padding="length"), ValueError, "padding must be one of None"),
         (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, platforms="cpu"), TypeError, "platforms must be a sequence"),
         (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, platforms=["gpu"]), ValueError, "platforms must be one of"),
+        (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, platforms=["cpu", "cpu"]), ValueError,
+         "platforms must have each name once, got cpu, cpu"),
+        (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, reset=1), TypeError, "reset must be True or False, got 1"),
+        (lambda: jlstm.export.step(SEQUENCES, PARAMS, reset="no"), TypeError, "reset must be True or False, got 'no'"),
         (lambda: jlstm.export.sequence(SEQUENCES, PARAMS, dtype="int32"), TypeError, "dtype must be one of"),
         (lambda: jlstm.export.sequence(SEQUENCES, jax.eval_shape(lambda: PARAMS), frozen=True), TypeError,
          r"params/kernel must be an array of shape \[3, 16\], got ShapeDtypeStruct"),

@@ -222,7 +222,7 @@ def test_an_existing_file_survives_a_failed_save(path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*/model\.safetensors'$"):
             jlstm.save(path, LSTM(5), LSTM(5).init(jax.random.key(0), 2))
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == [path.name]  # no leftovers
@@ -253,6 +253,48 @@ def test_a_link_and_a_mode_stay(path, tmp_path):
     assert link.is_symlink()
     assert jlstm.load(path)[0] == LSTM(5)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_only_a_file_is_replaced(path, tmp_path):
+    os.mkfifo(path)
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    for target in (path, link, tmp_path):
+        with pytest.raises(ValueError, match=rf"^{target} must be a file, got something else"):
+            jlstm.save(target, SPEC, PARAMS)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    for name in ("", f"{tmp_path}/none/"):
+        with pytest.raises(ValueError, match=f"^path must end in the name of a file, got '{name}'"):
+            jlstm.save(name, SPEC, PARAMS)
+    assert sorted(os.listdir(tmp_path)) == [link.name, path.name]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("none/model.safetensors", FileNotFoundError),
+        ("file/model.safetensors", NotADirectoryError),
+        ("x" * 300, OSError),
+    ],
+)
+def test_an_error_of_the_disk_names_the_file(tmp_path, name, error):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(error) as caught:
+        jlstm.save(tmp_path / name, SPEC, PARAMS)
+    assert caught.value.filename == str(tmp_path / name)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_error_about_another_file_keeps_its_name(path, tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, files.replacing(path):
+        open(tmp_path / "other")  # noqa: SIM115  # it is not there
+    assert caught.value.filename == str(tmp_path / "other")
+
+
+def test_a_name_may_be_as_long_as_the_disk_takes(tmp_path):
+    path = tmp_path / ("model." + "x" * 249)
+    jlstm.save(path, SPEC, PARAMS)
+    assert jlstm.load(path)[0] == SPEC
 
 
 def test_a_new_file_has_the_usual_mode(path, tmp_path):

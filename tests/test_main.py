@@ -118,20 +118,19 @@ def test_convert_replaces_a_file_only_by_force(folder, run):
     [
         ("convert none.safetensors copy.safetensors", "No such file or directory: 'none.safetensors'"),
         ("convert damaged.safetensors copy.safetensors", "damaged.safetensors must be a whole safetensors file"),
-        ("convert model.safetensors none/copy.safetensors", "No such file or directory"),
+        ("convert model.safetensors none/copy.safetensors", "No such file or directory: 'none/copy.safetensors'"),
+        ("convert model.safetensors folder.safetensors", "folder.safetensors must be a file, got something else"),
+        ("export model.safetensors folder.safetensors --force", "folder.safetensors must be a file, got something el"),
         ("convert model.safetensors copy.safetensors --prefix rnn.", "prefix must be left out for model.safetensors"),
         ("export model.safetensors model.safetensors", "model.safetensors must not exist without --force"),
         ("export model.safetensors out.bin --platforms cpu,gpu", "platforms must be one of 'cpu', 'cuda', 'tpu'"),
         ("export damaged.json out.bin --input-size 3", "damaged.json must be JSON, got "),
         ("export other.json out.bin --input-size 3", "other.json must hold a spec, got an error: name must be one of"),
-        (
-            "export spec.json out.bin --input-size 3 --frozen",
-            "params/kernel must be an array of shape [3, 16], got ShapeDtypeStruct",
-        ),
     ],
 )
 def test_a_failure_is_one_line_and_leaves_no_file(folder, run, line, message):
     (folder / "damaged.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-4])
+    (folder / "folder.safetensors").mkdir()
     (folder / "damaged.json").write_text("{")
     (folder / "other.json").write_text('{"name": "GRU"}')
     before = sorted(os.listdir())
@@ -162,6 +161,7 @@ def test_a_failure_that_nobody_foresaw_is_one_line_too(folder, run, monkeypatch)
         ("convert model.safetensors copy.weights.h5", "to write it"),
         ("convert model.safetensors copy.safetensors --layers lstm", "--layers is not for a file of jlstm"),
         ("export spec.json out.bin", "--input-size is needed with a spec"),
+        ("export spec.json out.bin --input-size 3 --frozen", "--frozen needs a model: a spec holds no weights"),
         ("export spec.json out.bin --input-size 0", "must be a positive integer, got 0"),
         ("export model.safetensors out.bin --input-size 3", "--input-size is needed with a spec, and not with a model"),
         ("export model.safetensors out.bin --step --padding mask", "--padding is for whole sequences"),
@@ -180,6 +180,8 @@ def test_help_names_every_command(run):
     assert (status, err) == (0, [])
     for command in ("doctor", "convert", "export"):
         assert any(line.split()[:1] == [command] for line in out)
+    for platform in (*jlstm.export.PLATFORMS, "rocm"):
+        assert platform in " ".join(run("export --help")[1])
 
 
 def test_as_a_process_there_is_no_traceback(tmp_path):
@@ -191,6 +193,41 @@ def test_as_a_process_there_is_no_traceback(tmp_path):
     assert done.stdout == ""
     assert done.stderr.startswith(f"python -m jlstm convert: error: {files[0]} must be a safetensors file")
     assert done.stderr.count("\n") == 1
+
+
+# --- a result that cannot be printed ---------------------------------------------------------------------------------
+
+
+def printing_to(file, line, monkeypatch):
+    """The exit status of a command whose stdout is this file, which closes without an error afterwards."""
+    with file, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", file)
+        return __main__.main(line.split())
+
+
+def test_a_name_that_stdout_cannot_write_is_escaped(folder, monkeypatch):
+    file = open("told.txt", "w", encoding="ascii")  # noqa: SIM115  # printing_to closes it
+    assert printing_to(file, "convert model.safetensors é.safetensors", monkeypatch) == 0
+    assert (folder / "told.txt").read_text() == f"\\xe9.safetensors: {SPEC!r}\n"
+    assert jlstm.load("é.safetensors")[0] == SPEC
+
+
+@pytest.mark.parametrize("line", ["doctor", "convert model.safetensors copy.safetensors"])
+def test_a_reader_that_has_gone_is_no_error(folder, capsys, monkeypatch, line):
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert printing_to(os.fdopen(writing, "w"), line, monkeypatch) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is Linux's")
+@pytest.mark.parametrize(("line", "status"), [("doctor", 1), ("convert model.safetensors copy.safetensors", 0)])
+def test_a_file_that_was_written_is_a_success_though_stdout_is_full(folder, capsys, monkeypatch, line, status):
+    file = open("/dev/full", "w")  # noqa: SIM115  # printing_to closes it
+    assert printing_to(file, line, monkeypatch) == status
+    told = f"python -m jlstm {line.split()[0]}: error: the result could not be printed: No space left on device\n"
+    assert capsys.readouterr().err == told
+    assert os.path.exists("copy.safetensors") == (line != "doctor")
 
 
 # --- export ----------------------------------------------------------------------------------------------------------

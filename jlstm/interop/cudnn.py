@@ -17,6 +17,7 @@ from jlstm.compose import Bidirectional, Stack
 from jlstm.interop.layout import cannot_express, reorder
 from jlstm.interop.plain import require_plain
 from jlstm.layers import LSTM
+from jlstm.paths import check_params
 from jlstm.types import GATES, Directions, LSTMParams
 
 CUDNN_GATES = ("i", "f", "g", "o")  # down the rows of each matrix
@@ -33,7 +34,7 @@ def from_cudnn(
         padded steps are zeros, as cuDNN's.
 
     Raises:
-        TypeError, ValueError: a wrong type, or a vector of another length.
+        TypeError, ValueError: a wrong type, or a vector of another length, or of float64 while jax_enable_x64 is off.
 
     Example:
         >>> import numpy as np
@@ -50,6 +51,7 @@ def from_cudnn(
     shapes = [shape for D in widths for shape in ((4 * N, D), (4 * N, N))] + [(4 * N,)] * 2 * len(widths)
     length = sum(map(math.prod, shapes))
     flat = np.asarray(checks.array("weights", weights, "floating", (length,)))
+    checks.enabled_dtype("the dtype of weights", weights.dtype.name)
     ends = np.cumsum([math.prod(shape) for shape in shapes])
     arrays = [
         reorder(piece.reshape(shape).T, CUDNN_GATES, GATES)
@@ -86,7 +88,7 @@ def to_cudnn(spec: LSTM | Bidirectional | Stack, params: Any) -> jax.Array:
         (200,)
     """
     checks.instance("spec", spec, LSTM, Bidirectional, Stack)
-    jax.eval_shape(spec.penalty, params)  # raises unless they fit together
+    check_params(spec, params)
     layers = list(_layers(spec, params, ""))
     for name, layer, _ in layers:
         for option, value in (("units", layer[0].units), ("bidirectional", len(layer) == 2)):

@@ -8,6 +8,7 @@ from jlstm import checks
 from jlstm.interop.layout import reorder
 from jlstm.interop.plain import require_plain
 from jlstm.layers import LSTM
+from jlstm.paths import check_params
 from jlstm.types import GATES, LSTMParams
 
 EQUINOX_GATES = ("i", "f", "g", "o")  # down the rows of weight_ih and weight_hh
@@ -21,11 +22,13 @@ def from_equinox(cell: Any) -> tuple[LSTM, LSTMParams]:
 
     Raises:
         TypeError: another kind of object.
+        ValueError: weights of other shapes, or of float64 while jax_enable_x64 is off.
 
     Example:
         >>> from types import SimpleNamespace
         >>> import numpy as np
-        >>> cell = SimpleNamespace(weight_ih=np.zeros((20, 3)), weight_hh=np.zeros((20, 5)), bias=None)
+        >>> weight_ih, weight_hh = np.zeros((20, 3), "float32"), np.zeros((20, 5), "float32")
+        >>> cell = SimpleNamespace(weight_ih=weight_ih, weight_hh=weight_hh, bias=None)
         >>> spec, params = from_equinox(cell)
         >>> spec.units, spec.use_bias, params.kernel.shape
         (5, False, (3, 20))
@@ -33,12 +36,11 @@ def from_equinox(cell: Any) -> tuple[LSTM, LSTMParams]:
     if not all(hasattr(cell, name) for name in ("weight_ih", "weight_hh", "bias")):
         raise TypeError(f"cell must be an equinox.nn.LSTMCell, got {checks.show(cell)}")
     N = checks.array("cell.weight_hh", cell.weight_hh, "floating", ("4N", "N")).shape[1]
-    arrays = [
-        checks.array("cell.weight_ih", cell.weight_ih, "floating", (4 * N, "D")),
-        checks.array("cell.weight_hh", cell.weight_hh, "floating", (4 * N, N)),
-    ]
-    if cell.bias is not None:
-        arrays.append(checks.array("cell.bias", cell.bias, "floating", (4 * N,)))
+    shapes = {"weight_ih": (4 * N, "D"), "weight_hh": (4 * N, N)} | ({} if cell.bias is None else {"bias": (4 * N,)})
+    arrays = []
+    for name, shape in shapes.items():
+        arrays.append(checks.array(f"cell.{name}", getattr(cell, name), "floating", shape))
+        checks.enabled_dtype(f"the dtype of cell.{name}", getattr(cell, name).dtype.name)
     params = LSTMParams(*(jnp.asarray(reorder(a, EQUINOX_GATES, GATES, axis=0).T) for a in arrays))
     options = {"use_bias": cell.bias is not None, "param_dtype": params.kernel.dtype}
     return LSTM(N, return_sequences=True, keep_order=True, **options), params
@@ -60,7 +62,7 @@ def to_equinox(spec: LSTM, params: LSTMParams) -> Any:
     checks.instance("spec", spec, LSTM)
     expected = {"activation": "tanh", "recurrent_activation": "sigmoid", "go_backwards": False, "dtype": None}
     require_plain("equinox.nn.LSTMCell", spec, **expected)
-    checks.params(params, "D", spec.units, spec.units, use_bias=spec.use_bias, variant=spec.variant)
+    check_params(spec, params)
 
     def theirs(a):
         return jnp.asarray(reorder(a, GATES, EQUINOX_GATES).T)

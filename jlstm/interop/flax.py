@@ -23,6 +23,7 @@ from jlstm.compose import Bidirectional, Stack
 from jlstm.interop.layout import cannot_express, reorder
 from jlstm.interop.plain import require_plain
 from jlstm.layers import LSTM
+from jlstm.paths import check_params
 from jlstm.types import GATES, Directions, LSTMParams
 
 FLAX_GATES = ("i", "f", "g", "o")  # of the fused kernels; elsewhere these are names
@@ -45,7 +46,8 @@ def from_linen(module: Any, variables: Mapping[str, Any]) -> tuple[Spec, Params]
 
     Raises:
         ImportError: flax is missing.
-        TypeError, ValueError: another kind of module, or an option that jlstm does not have.
+        TypeError, ValueError: another kind of module, an option that jlstm does not have, or weights of float64 while
+            jax_enable_x64 is off.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -200,7 +202,10 @@ def _of_nnx(cell: Any, nnx: Any) -> LSTMParams:
 
 def _params(*gates: Sequence[Any]) -> LSTMParams:
     """Kernels, recurrent kernels and biases of the gates, in flax's order, side by side in ours."""
-    return LSTMParams(*(jnp.asarray(reorder(_joined(pieces), FLAX_GATES, GATES)) for pieces in gates))
+    joined = {name: _joined(pieces) for name, pieces in zip(("kernel", "recurrent_kernel", "bias"), gates, strict=True)}
+    for name, array in joined.items():
+        checks.enabled_dtype(f"the dtype of {name}", array.dtype.name)
+    return LSTMParams(**{name: jnp.asarray(reorder(array, FLAX_GATES, GATES)) for name, array in joined.items()})
 
 
 def _under(weights: Any, name: str) -> Any:
@@ -255,7 +260,7 @@ def _written(spec: Any, params: Any, flax: Any, cell: Callable[[LSTM, LSTMParams
 
 def _check(spec: Any, params: Any) -> None:
     checks.instance("spec", spec, LSTM, Bidirectional, Stack)
-    jax.eval_shape(spec.penalty, params)  # raises unless they fit together
+    check_params(spec, params)
 
 
 def _cell_options(spec: LSTM) -> dict[str, Any]:

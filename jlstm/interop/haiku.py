@@ -26,7 +26,8 @@ def from_haiku(params: Mapping[str, Any]) -> tuple[LSTM, LSTMParams]:
         LSTM with return_sequences=True, and its params.
 
     Raises:
-        TypeError, ValueError: a mapping that does not hold the params of one LSTM.
+        TypeError, ValueError: a mapping that does not hold the params of one LSTM, or holds them in float64 while
+            jax_enable_x64 is off.
 
     Example:
         >>> import numpy as np
@@ -42,6 +43,8 @@ def from_haiku(params: Mapping[str, Any]) -> tuple[LSTM, LSTMParams]:
         raise ValueError(f"params must have w and b of one hk.LSTM, got {', '.join(params)}")
     w = np.asarray(checks.array("w", params["w"], "floating", ("D + N", "4N")))
     b = np.asarray(checks.array("b", params["b"], "floating", w.shape[1:]))
+    for name in ("w", "b"):
+        checks.enabled_dtype(f"the dtype of {name}", params[name].dtype.name)
     N = w.shape[1] // 4
     if w.shape[1] % 4 or w.shape[0] <= N:
         raise ValueError(f"w must have shape [D + N, 4N], got {list(w.shape)}")

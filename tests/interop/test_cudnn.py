@@ -149,9 +149,28 @@ def test_what_cudnn_cannot_express_raises_by_name(spec, message):
         (lambda: from_cudnn(jnp.zeros(9), 0, 5, 1, False), ValueError, "input_size must be a positive integer, got 0"),
         (lambda: from_cudnn(jnp.zeros(9), 3, 5, 1, 1), TypeError, "bidirectional must be True or False, got 1"),
         (lambda: to_cudnn(3, ()), TypeError, "spec must be LSTM or Bidirectional or Stack, got 3"),
-        (lambda: to_cudnn(SEQUENCES, Directions(1, 2)), TypeError, "params must be LSTMParams, got Directions"),
+        (
+            lambda: to_cudnn(SEQUENCES, Directions(1, 2)),
+            TypeError,
+            "params must be as the spec makes them, LSTMParams of .*, got Directions",
+        ),
     ],
 )
 def test_wrong_arguments_raise(act, error, message):
     with pytest.raises(error, match=message):
         act()
+
+
+def test_float64_is_refused_where_it_would_be_narrowed():
+    with pytest.raises(ValueError, match=r"^the dtype of weights must be at most 32 bits wide .*, got float64"):
+        from_cudnn(np.zeros(200), **sizes(1, False))
+    params = jax.tree.map(np.float64, SEQUENCES.init(jax.random.key(0), D))
+    with pytest.raises(ValueError, match=r"^params/kernel must be at most 32 bits wide .*, got float64"):
+        to_cudnn(SEQUENCES, params)
+
+
+def test_layers_that_do_not_fit_on_each_other_raise():
+    spec = Stack((Bidirectional(SEQUENCES),) * 2)
+    params = spec.layers[0].init(jax.random.key(0), D)
+    with pytest.raises(ValueError, match=r"params/1/forward/kernel must have shape \[10, 20\], got \[3, 20\]"):
+        to_cudnn(spec, (params, params))

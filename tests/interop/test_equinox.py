@@ -101,11 +101,22 @@ def test_wrong_arguments_raise():
         from_equinox(3)
     with pytest.raises(TypeError, match="spec must be LSTM, got"):
         to_equinox(Bidirectional(SEQUENCES), ())
-    with pytest.raises(ValueError, match=r"params.kernel must have shape \[D, 20\], got \[3, 24\]"):
+    with pytest.raises(ValueError, match=r"params/kernel must have shape \[3, 20\], got \[3, 24\]"):
         to_equinox(SEQUENCES, LSTM(N + 1).init(jax.random.key(0), D))
     gru = SimpleNamespace(weight_ih=jnp.zeros((15, 3)), weight_hh=jnp.zeros((15, 5)), bias=None)
     with pytest.raises(ValueError, match=r"cell.weight_ih must have shape \[20, D\], got \[15, 3\]"):
         from_equinox(gru)
+
+
+def test_float64_is_refused_where_it_would_be_narrowed():
+    cell = SimpleNamespace(weight_ih=np.zeros((20, 3), "float32"), weight_hh=np.zeros((20, 5), "float32"), bias=None)
+    for name, shape in (("weight_ih", (20, 3)), ("weight_hh", (20, 5)), ("bias", 20)):
+        wide = SimpleNamespace(**vars(cell) | {name: np.zeros(shape)})
+        with pytest.raises(ValueError, match=f"^the dtype of cell.{name} must be at most 32 bits wide .*, got float64"):
+            from_equinox(wide)
+    params = jax.tree.map(np.float64, SEQUENCES.init(jax.random.key(0), D))
+    with pytest.raises(ValueError, match=r"^params/kernel must be at most 32 bits wide .*, got float64"):
+        to_equinox(SEQUENCES, params)
 
 
 def test_without_equinox_the_error_says_how_to_install_it(monkeypatch):

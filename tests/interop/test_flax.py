@@ -334,13 +334,36 @@ def of_cell(module, *arguments):
         (lambda: from_nnx(RNN), TypeError, "a cell must be LSTMCell or OptimizedLSTMCell of flax.nnx, got RNN"),
         (lambda: to_nnx(SEQUENCES, (), cell=nn.LSTMCell), TypeError, "cell must be LSTMCell or .* of flax.nnx, got"),
         (lambda: to_linen(3, ()), TypeError, "spec must be LSTM or Bidirectional or Stack, got 3"),
-        (lambda: to_linen(SEQUENCES, ()), TypeError, r"params must be LSTMParams, got \(\)"),
-        (lambda: to_nnx(SEQUENCES, WIDER.init(jax.random.key(0), D)), ValueError, r"params.kernel must have shape"),
+        (
+            lambda: to_linen(SEQUENCES, ()),
+            TypeError,
+            r"params must be as the spec makes them, .*, got tuple of nothing",
+        ),
+        (lambda: to_nnx(SEQUENCES, WIDER.init(jax.random.key(0), D)), ValueError, r"params/kernel must have shape"),
     ],
 )
 def test_what_cannot_be_converted_raises(act, error, message):
     with pytest.raises(error, match=message):
         act()
+
+
+def test_float64_is_refused_where_it_would_be_narrowed():
+    with pytest.raises(ValueError, match=r"^the dtype of kernel must be at most 32 bits wide .*, got float64"):
+        from_linen(RNN, jax.tree.map(np.float64, linen_weights(RNN)))
+    one = linen_weights(RNN)
+    one["params"]["cell"]["hg"]["bias"] = np.zeros(N)
+    with pytest.raises(ValueError, match=r"^the dtype of bias must be at most 32 bits wide .*, got float64"):
+        from_linen(RNN, one)
+    cell = nnx.LSTMCell(D, N, rngs=nnx.Rngs(0))
+    cell.hf.kernel.set_value(np.zeros((N, N)))
+    with pytest.raises(
+        ValueError, match=r"^the dtype of recurrent_kernel must be at most 32 bits wide .*, got float64"
+    ):
+        from_nnx(cell)
+    params = jax.tree.map(np.float64, SEQUENCES.init(jax.random.key(0), D))
+    for write in (to_linen, to_nnx):
+        with pytest.raises(ValueError, match=r"^params/kernel must be at most 32 bits wide .*, got float64"):
+            write(SEQUENCES, params)
 
 
 @pytest.mark.parametrize(

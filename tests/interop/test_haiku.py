@@ -72,3 +72,14 @@ def test_a_fresh_lstm_has_forget_biases_of_one():
 def test_wrong_params_raise(params, error, message):
     with pytest.raises(error, match=message):
         from_haiku(params)
+
+
+def test_float64_is_refused_where_it_would_be_narrowed():
+    params = {"w": np.zeros((D + N, 4 * N)), "b": np.zeros(4 * N)}
+    for name in params:
+        others = {other: a.astype("float32") for other, a in params.items() if other != name}
+        with pytest.raises(ValueError, match=f"^the dtype of {name} must be at most 32 bits wide .*, got float64"):
+            from_haiku({name: params[name]} | others)
+    with jax.enable_x64(True):
+        spec, ours = from_haiku(params)
+        assert spec.param_dtype == ours.kernel.dtype == ours.bias.dtype == "float64"

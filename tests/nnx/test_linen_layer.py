@@ -1,6 +1,7 @@
 """jlstm.linen.Layer: its params, its state, its dropout."""
 
 import cases
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,24 @@ def test_a_stateful_layer_goes_on_where_it_stopped():
         y, changed = layer.apply(variables, x[:, t : t + 1], mutable="carry")
         variables |= changed
     close(y, reference.lstm(WEIGHTS, ZEROS, X, return_sequences=False)[1])
+
+
+def test_the_kept_state_keeps_its_dtype():
+    layer = jlstm.linen.Layer(jlstm.LSTM(N), stateful=True)
+    variables = layer.init(jax.random.key(0), x)
+    initial = jlstm.LSTM(N).initial_state(B, "bfloat16")
+    _, changed = layer.apply(variables, x, initial_state=initial, mutable="carry")
+    assert {a.dtype for a in jax.tree.leaves(changed)} == {jnp.dtype("float32")}
+
+
+def test_apply_draws_params_that_are_missing_where_it_may():
+    layer = jlstm.linen.Layer(jlstm.LSTM(N))
+    y, made = layer.apply({}, x, mutable=["params"], rngs={"params": jax.random.key(0)})
+    expected = layer.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, made, expected)
+    close(y, layer.apply(expected, x))
+    with pytest.raises(flax.errors.ScopeCollectionNotFound):
+        layer.apply({}, x)
 
 
 def test_dropout_is_drawn_from_its_stream():

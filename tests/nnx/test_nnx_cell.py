@@ -110,6 +110,27 @@ def test_a_projection_narrows_h_alone():
     close(c, state[1])
 
 
+def over_time():
+    """nnx.RNN of a cell as a function of x that JAX may trace."""
+    graph, state = nnx.split(nnx.RNN(cell()))
+    return lambda x: nnx.merge(graph, state, copy=True)(x)  # Variables that the trace may write to
+
+
+@pytest.mark.lenient
+def test_rnn_has_a_forward_mode_derivative():
+    direction, step = cases.inputs(7, B, T, D), 1e-6
+    y, tangent = jax.jvp(over_time(), (x,), (jnp.asarray(direction, jnp.float32),))
+    ends = [reference.lstm(WEIGHTS, ZEROS, X + sign * step * direction)[1] for sign in (1, -1)]
+    close(y, reference.lstm(WEIGHTS, ZEROS, X)[1])
+    np.testing.assert_allclose(tangent, (ends[0] - ends[1]) / (2 * step), **cases.F32_GRAD)
+
+
+@pytest.mark.lenient
+def test_no_step_calls_a_kernel():
+    assert cell().spec.backend == "xla"
+    assert "jlstm_layer" not in str(jax.make_jaxpr(over_time())(x))
+
+
 def test_the_carry_may_be_drawn():
     made = cell()
     c, h = made.initialize_carry((B, D), nnx.Rngs(carry=0), jax.nn.initializers.normal(1.0))
@@ -117,6 +138,8 @@ def test_the_carry_may_be_drawn():
     assert jnp.all(c != h)
     with pytest.raises(ValueError, match="rngs must be given for carry_init"):
         made.initialize_carry((B, D), None, jax.nn.initializers.normal(1.0))
+    with pytest.raises(ValueError, match="rngs must have a stream 'carry' or a default one, got params"):
+        made.initialize_carry((B, D), nnx.Rngs(params=0), jax.nn.initializers.normal(1.0))
 
 
 def forgetful(**options):

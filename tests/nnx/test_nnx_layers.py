@@ -19,6 +19,7 @@ B, T, D, N = 2, 4, 3, 5
 WEIGHTS = cases.weights(0, D, N)
 X = cases.inputs(1, B, T, D)
 ZEROS = np.zeros((B, N)), np.zeros((B, N))
+SEQUENCES = jlstm.LSTM(N, return_sequences=True)
 x = jnp.asarray(X, jnp.float32)
 
 
@@ -28,6 +29,10 @@ def lstm(**options):
     for name, value in WEIGHTS.items():
         getattr(layer.weights, name).set_value(jnp.asarray(value, jnp.float32))
     return layer
+
+
+def drawn(spec, size):
+    return spec.init(jax.random.key(0), size)
 
 
 def close(got, expected):
@@ -92,8 +97,18 @@ def test_weights_are_drawn_from_the_stream_of_params():
         (lambda r: jlstm.nnx.LSTMCell(0, N, rngs=r), ValueError, "in_features must be a positive integer, got 0"),
         (lambda r: jlstm.nnx.LSTMCell(D, N, rngs=None), TypeError, "rngs must be Rngs, got None"),
         (lambda r: jlstm.nnx.Layer(3, ()), TypeError, "spec must be LSTM or Bidirectional or Stack, got 3"),
+        (lambda r: jlstm.nnx.Layer(SEQUENCES, ()), TypeError, "params must be as the spec makes them, .* got tuple of"),
+        (lambda r: jlstm.nnx.Layer(SEQUENCES, drawn(jlstm.LSTM(4), D)), ValueError,
+         r"params/kernel must have shape \[3, 20\], got \[3, 16\]"),
+        (lambda r: jlstm.nnx.Layer(Stack((SEQUENCES, SEQUENCES)), (drawn(SEQUENCES, D),) * 2), ValueError,
+         r"params/1/kernel must have shape \[5, 20\], got \[3, 20\]"),
+        (lambda r: jlstm.nnx.Layer(SEQUENCES, jax.tree.map(np.float64, drawn(SEQUENCES, D))), ValueError,
+         "params/kernel must be at most 32 bits wide .*, got float64"),
+        (lambda r: jlstm.nnx.LSTM(D, N, rngs=nnx.Rngs(dropout=0)), ValueError,
+         "rngs must have a stream 'params' or a default one, got dropout"),
+        (lambda r: jlstm.nnx.LSTMCell(D, N, rngs=nnx.Rngs()), ValueError, "rngs must have a stream 'params' .* no str"),
     ],
-)
+)  # fmt: skip
 def test_wrong_arguments_raise(make, error, message):
     with pytest.raises(error, match=message):
         make(nnx.Rngs(0))
@@ -295,6 +310,18 @@ def test_dropout_of_any_layer_counts():
         with pytest.raises(ValueError, match="rngs must be given, to the module or to the call"):
             layer(x)
         assert jnp.any(layer(x, rngs=jax.random.key(0)) != layer(x, rngs=jax.random.key(1)))
+
+
+def test_rngs_may_come_with_each_call_alone():
+    layer = jlstm.nnx.LSTM(D, N, dropout=0.5, rngs=nnx.Rngs(params=0))
+    assert jnp.any(layer(x, rngs=nnx.Rngs(dropout=0)) != layer(x, rngs=nnx.Rngs(dropout=1)))
+    with pytest.raises(
+        ValueError, match=r"rngs must be given, .* with a stream 'dropout' or a default one .* got none"
+    ):
+        layer(x)
+    with pytest.raises(ValueError, match="rngs must have a stream 'dropout' or a default one, got params"):
+        layer(x, rngs=nnx.Rngs(params=0))
+    layer(x, deterministic=True)
 
 
 def test_a_wrong_mode_raises():

@@ -134,6 +134,25 @@ def test_vmap_makes_and_runs_an_ensemble():
         close(one(x), y[n])
 
 
+def test_the_state_of_an_ensemble_is_reset_by_its_own_shape():
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def make(rngs):
+        return jlstm.nnx.LSTM(D, N, stateful=True, batch_size=B, rngs=rngs)
+
+    layers = make(nnx.Rngs(0))
+    layers.carry.h.set_value(jnp.ones((3, B, N)))
+    mask = jnp.array([[True, False], [False, False], [True, True]])
+    with pytest.raises(ValueError, match=r"mask must have shape \[3, 2\], got \[3\]"):
+        layers.reset_state(mask[:, 0])
+    with pytest.raises(ValueError, match=r"batch_size must be given inside of the nnx.vmap .* shape \[3, 2, 5\]"):
+        layers.reset_state(batch_size=3)
+    layers.reset_state(mask)
+    np.testing.assert_array_equal(jnp.any(layers.state.h != 0, axis=-1), ~mask)
+    nnx.vmap(lambda layer: layer.reset_state(batch_size=4))(layers)
+    assert layers.state.c.shape == (3, 4, N)
+
+
 def test_split_and_merge_by_the_types_of_variables():
     layer, twin = stack(stateful=True, batch_size=B), stack(stateful=True, batch_size=B)
     graph, weights, carry, rest = nnx.split(layer, nnx.Param, LSTMCarry, ...)
