@@ -20,14 +20,13 @@ import numpy as np
 
 from jlstm import checks, named
 from jlstm.compose import Bidirectional, Stack
-from jlstm.interop.layout import cannot_express, reorder
+from jlstm.interop.layout import Spec, cannot_express, reorder
 from jlstm.interop.plain import require_plain
 from jlstm.layers import LSTM
 from jlstm.types import GATES, Directions, LSTMParams
 
 FLAX_GATES = ("i", "f", "g", "o")  # of the fused kernels; elsewhere these are names
 
-Spec = LSTM | Bidirectional | Stack
 Params = LSTMParams | Directions | tuple[Any, ...]
 
 
