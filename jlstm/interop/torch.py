@@ -180,13 +180,13 @@ def _from_file(path: str | os.PathLike[str], prefix: str) -> tuple[Any, Any]:
 def _from_state_dict(source: Mapping[str, Any], prefix: str) -> tuple[Any, Any]:
     weights = {str(k).removeprefix(prefix): v for k, v in source.items() if str(k).startswith(prefix)}
     unknown = [k for k in weights if not _KEY.fullmatch(k)]
-    for name, value in source.items():
-        if isinstance(value, Mapping) and any(_KEY.fullmatch(str(k).rpartition(".")[2]) for k in value):
-            raise ValueError(
-                f"source must be a state dict, got one that holds it as {name!r}: pass that entry; of a file, "
-                f"torch.load(path, weights_only=True)[{name!r}]"
-            )
     if unknown or not weights:
+        for name, value in source.items():
+            if isinstance(value, Mapping) and any(_KEY.fullmatch(str(k).rpartition(".")[2]) for k in value):
+                raise ValueError(
+                    f"source must be a state dict, got one that holds it as {name!r}: pass that entry; of a file, "
+                    f"torch.load(path, weights_only=True)[{name!r}]"
+                )
         raise ValueError(_wrong_names(list(map(str, source)), prefix, unknown))
     for name, value in weights.items():
         if not hasattr(value, "shape"):
