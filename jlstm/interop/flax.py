@@ -20,7 +20,7 @@ import numpy as np
 
 from jlstm import checks, named
 from jlstm.compose import Bidirectional, Stack
-from jlstm.interop.layout import cannot_express, reorder
+from jlstm.interop.layout import Spec, cannot_express, reorder
 from jlstm.interop.plain import require_plain
 from jlstm.layers import LSTM
 from jlstm.paths import check_params
@@ -28,7 +28,6 @@ from jlstm.types import GATES, Directions, LSTMParams
 
 FLAX_GATES = ("i", "f", "g", "o")  # of the fused kernels; elsewhere these are names
 
-Spec = LSTM | Bidirectional | Stack
 Params = LSTMParams | Directions | tuple[Any, ...]
 
 
@@ -252,7 +251,7 @@ def _written(spec: Any, params: Any, flax: Any, cell: Callable[[LSTM, LSTMParams
             _written(spec.backward, params.backward, flax, cell, f"{where}backward."),
             **({} if spec.merge_mode == "concat" else {"merge_fn": _merges()[spec.merge_mode][0]}),
         )
-    expected = {"use_bias": True, "return_sequences": True, "zero_output_for_mask": False}
+    expected: dict[str, Any] = {"use_bias": True, "return_sequences": True, "zero_output_for_mask": False}
     require_plain(f"{flax.__name__}.RNN", spec, where, **expected)
     order = {"reverse": spec.go_backwards, "keep_order": spec.go_backwards and spec.keep_order}
     return flax.RNN(cell(spec, params), unroll=spec.unroll or 1, **order)

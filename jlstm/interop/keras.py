@@ -13,14 +13,13 @@ import numpy as np
 from jlstm import checks
 from jlstm.compose import Bidirectional, Stack
 from jlstm.interop import keras_files, keras_options, keras_spec
-from jlstm.interop.layout import cannot_express, reorder
+from jlstm.interop.layout import Spec, cannot_express, layers_and_params, reorder
+from jlstm.interop.plain import require_plain_cell
 from jlstm.layers import LSTM
 from jlstm.types import GATES, Directions, LSTMParams, wider_dtype
-from jlstm.variant import Variant
 
 KERAS_GATES = ("i", "f", "g", "o")  # along 4N; Keras calls g the candidate c
 
-Spec = LSTM | Bidirectional | Stack
 # Gives the arrays of the next cell, which must have these shapes.
 NextCell = Callable[[Sequence[Sequence[int | str]]], Sequence[Any]]
 
@@ -43,7 +42,8 @@ def from_keras(
     in its `states`), seed (`key=`), use_cudnn (`backend`), trainable (freeze in the optimizer) and name. A layer
     casts x to the dtype of its policy, so the spec's dtype is set. Under a mixed policy the numbers of Keras want a
     state of 16 bits: spec.initial_state(B, dtype=spec.dtype). unit_forget_bias stays for init; nothing is added to
-    the weights. A file does not say `implementation`: it is 2 then, as when Keras opens the file.
+    the weights. A file does not say `implementation`: it is 2 then, as when Keras opens the file. Nor does it tell an
+    activation of Keras's from a function of the user's with the same name, as a live layer does.
 
     A Dropout between the layers becomes the Stack's. A Masking below them is not part of a spec: a warning says
     which mask to pass. All other layers are errors.
@@ -55,13 +55,15 @@ def from_keras(
         layers: the names of the layers to take from a model that has others too; they must follow each other. With
             a jlstm spec, the groups of the .weights.h5 file that hold them, such as "lstm_1".
         custom_objects: what jlstm is to take for functions and classes that Keras does not know by itself: a
-            function, a name or a value, by the name that they have in Keras.
+            function, a name or a value, by the name that they have in Keras. In a file it also stands for an
+            activation of Keras's with this name.
 
     Returns:
         (spec, params), the params as the spec's init makes them.
 
     Raises:
         ValueError: a layer or an option that a spec cannot hold, named; or a file that is broken, or of others.
+        TypeError: a source that is none of these, or layers that are no names.
 
     Example:
         >>> import os, tempfile
@@ -77,6 +79,8 @@ def from_keras(
     """
     custom = custom_objects or {}
     names = [layers] if isinstance(layers, str) else layers
+    if names is not None and not (isinstance(names, Sequence) and all(isinstance(name, str) for name in names)):
+        raise TypeError(f"layers must be a name, a list of names or None, got {checks.show(layers)}")
     if isinstance(source, (str, os.PathLike)):
         return _from_file(source, spec, names, custom)
     if spec is not None:
@@ -183,7 +187,7 @@ def _params(spec: Any, next_cell: NextCell, D: int | str = "D") -> Any:
     if isinstance(spec, Bidirectional):
         forward = _params(spec.forward, next_cell, D)
         return Directions(forward, _params(spec.backward, next_cell, forward.kernel.shape[0]))
-    _check_variant("Keras", spec)
+    require_plain_cell("Keras", spec)
     checks.enabled_dtype("param_dtype", spec.param_dtype)
     N = spec.units
     arrays = next_cell([(D, 4 * N), (N, 4 * N), (4 * N,)][: 3 if spec.use_bias else 2])
@@ -199,9 +203,11 @@ def _written(layer: Any) -> dict[str, Any]:
     if not hasattr(layer, "get_config"):
         raise TypeError(f"source must be a Keras layer or model, a list of layers or a path, got {checks.show(layer)}")
     module = type(layer).__module__
-    if module.split(".")[0] == "keras" and not sys.modules["keras"].__version__.startswith("3."):
-        raise ValueError(f"source must be of Keras 3, got one of {sys.modules['keras'].__version__}")
     made: dict[str, Any] = {"class_name": kind, "module": module, "config": {"name": getattr(layer, "name", kind)}}
+    if module.split(".")[0] != "keras":  # a class of the user's own is not what its name says, whatever that is
+        return made
+    if not sys.modules["keras"].__version__.startswith("3."):
+        raise ValueError(f"source must be of Keras 3, got one of {sys.modules['keras'].__version__}")
     config = made["config"]
     if kind == "Sequential":
         config["layers"] = [_written(a) for a in layer.layers]
@@ -214,7 +220,10 @@ def _written(layer: Any) -> dict[str, Any]:
         if not getattr(layer, "autocast", True) and layer.compute_dtype != layer.variable_dtype:
             raise ValueError(f"{kind}.autocast must be True with the dtype {layer.dtype_policy.name}, got False")
     if kind in ("LSTM", "LSTMCell"):
-        config["implementation"] = getattr(layer, "cell", layer).implementation
+        cell = getattr(layer, "cell", layer)
+        config["implementation"] = cell.implementation
+        for name in ("activation", "recurrent_activation"):
+            config[name] = _activation(config[name], getattr(cell, name))
     elif kind == "RNN":
         config["cell"] = _written(layer.cell)
     elif kind == "StackedRNNCells":
@@ -222,6 +231,20 @@ def _written(layer: Any) -> dict[str, Any]:
     elif kind == "Bidirectional":
         config |= {"layer": _written(layer.forward_layer), "backward_layer": _written(layer.backward_layer)}
     return made
+
+
+def _activation(written: Any, function: Any) -> Any:
+    """How an activation is written down; where Keras gives its name alone, with what tells its own from others."""
+    if not isinstance(written, str):
+        return written
+    keras = sys.modules["keras"]
+    if getattr(keras.activations, written, None) is function:
+        return {"class_name": written, "module": "keras.activations", "config": {}}
+    return {
+        "class_name": "function",
+        "registered_name": keras.saving.get_registered_name(function),
+        "config": written,
+    }
 
 
 def _cells(source: Any, groups: Sequence[str]) -> Iterator[Any]:
@@ -285,7 +308,7 @@ def _layer(keras: Any, spec: Any, params: Any, return_state: bool) -> Any:
 
 def _lstm(keras: Any, target: str, spec: LSTM, params: LSTMParams, return_state: bool) -> Any:
     """A keras.layers.LSTM that is not built yet."""
-    _check_variant(target, spec)
+    require_plain_cell(target, spec)
     checks.params(params, "D", spec.units, spec.units, use_bias=spec.use_bias, variant=spec.variant)
     variable = reduce(wider_dtype, [a.dtype for a in jax.tree.leaves(params)])
     names = keras_options.option_names(LSTM)
@@ -304,10 +327,8 @@ def _lstm(keras: Any, target: str, spec: LSTM, params: LSTMParams, return_state:
 
 def _sequential(keras: Any, spec: Stack, params: Any) -> list[Any]:
     """The layers of a Stack and of those in it, with their Dropouts."""
-    if not isinstance(params, tuple) or len(params) != len(spec.layers):
-        raise TypeError(f"params must be a tuple of {len(spec.layers)}, one entry a layer, got {checks.show(params)}")
     made = []
-    for n, (layer, p) in enumerate(zip(spec.layers, params, strict=True)):
+    for n, (layer, p) in enumerate(layers_and_params(spec, params)):
         if n and _input_size(p) != spec.layers[n - 1].output_size:
             below = spec.layers[n - 1].output_size
             raise ValueError(f"params[{n}] must be of an input of width {below}, got one of {_input_size(p)}")
@@ -325,13 +346,6 @@ def _assign(cell: Any, params: LSTMParams) -> None:
     for name in ("kernel", "recurrent_kernel", "bias"):
         if getattr(params, name) is not None:
             getattr(cell, name).assign(reorder(getattr(params, name), GATES, KERAS_GATES))
-
-
-def _check_variant(target: str, spec: LSTM) -> None:
-    for name in ("peephole", "coupled", "projection", "preact_clip", "output_activation", "forget_gate"):
-        default = getattr(Variant(), name)
-        if getattr(spec.variant, name) != default:
-            raise cannot_express(target, f"variant.{name}", getattr(spec.variant, name), repr(default))
 
 
 def _keras() -> Any:

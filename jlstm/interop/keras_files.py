@@ -68,7 +68,8 @@ def _archive(file: IO[bytes]) -> tuple[Any, IO[bytes]]:
             if infos[name].compress_type != zipfile.ZIP_STORED or infos[name].file_size != infos[name].compress_size:
                 raise ValueError(f"{name} must be stored uncompressed, as Keras does it, got a compressed one")
             members[name] = archive.read(name)
-    version = json.loads(members[_METADATA]).get("keras_version")
+    metadata = json.loads(members[_METADATA])
+    version = metadata.get("keras_version") if isinstance(metadata, dict) else None
     if not str(version).startswith("3."):  # hard_sigmoid was another function, and the layout another one
         raise ValueError(f"keras_version must be 3, got {version!r}: open it with Keras 3 and save it again")
     return json.loads(members[_CONFIG]), io.BytesIO(members[_WEIGHTS])

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jlstm import initializers, named
@@ -52,21 +52,22 @@ def from_keras(option: str, value: Any, custom_objects: Mapping[str, Any], compu
         return name if name in table else value  # what it does not know, LSTM refuses with the names that it knows
     value = value if isinstance(value, Mapping) else {}
     kind, config = value.get("class_name"), value.get("config")
+    if isinstance(kind, str) and isinstance(config, Mapping) and _of_keras(value):
+        made = _counterpart(kind, dict(config), table, classes, compute_dtype)
+        if made is not None:
+            return made
     # A function is registered as "function", and its config is its name; the rest is registered under its own.
     written = [key for key in (value.get("registered_name"), kind, config) if isinstance(key, str)]
     names = [name for key in written for name in (key, key.rpartition(">")[2])]
     for name in names:
         if name in custom_objects:
             return custom_objects[name]
-    made = None
-    if isinstance(kind, str) and isinstance(config, Mapping) and _of_keras(value):
-        made = _counterpart(kind, dict(config), table, classes, compute_dtype)
-    if made is None:
-        name = names[-1] if names else "a function without a name"
-        raise ValueError(
-            f"{option} must be one that jlstm has, got {name}: give its counterpart in custom_objects, under this name"
-        )
-    return made
+    name = names[-1] if names else "a function without a name"
+    custom = "the custom function " if kind == "function" else ""
+    raise ValueError(
+        f"{option} must be one that jlstm has, got {custom}{name}: give its counterpart in custom_objects, under this "
+        "name"
+    )
 
 
 def to_keras(keras: Any, target: str, option: str, value: Any) -> Any:
@@ -79,9 +80,11 @@ def to_keras(keras: Any, target: str, option: str, value: Any) -> Any:
         value: what the field holds.
     """
     kind = option.rpartition("_")[2]
-    _, classes = KINDS[kind]
+    table, classes = KINDS[kind]
     if value is None:
         return None
+    if value == "constant":  # the one that Keras has no default for, and so no name
+        value = table[value]
     if isinstance(value, str) and value != "hard_sigmoid_keras2":
         return "l1l2" if value == "l1_l2" else value
     if isinstance(value, initializers.TorchUniform):
@@ -118,6 +121,14 @@ def policy(target: str, compute: str | None, variable: str) -> str:
     raise cannot_express(target, "dtype", compute, f"None or {variable}, or 16 bits wide with float32 weights")
 
 
+def made_of(make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call with what a configuration holds; a wrong type in there is a wrong value: a ValueError."""
+    try:
+        return make(*arguments, **options)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
 def snake_case(name: str) -> str:
     """A class name in snake case, as Keras has it.
 
@@ -142,7 +153,7 @@ def _counterpart(kind: str, config: dict[str, Any], table: Any, classes: tuple[t
     name = _our_name(kind)
     for known in classes:
         if known.__name__ == kind and set(config) <= {f.name for f in dataclasses.fields(known)}:
-            made = known(**config)
+            made = made_of(known, **config)
             return name if made == table.get(name) else made
     return name if name in table and not config else None
 

@@ -70,22 +70,29 @@ def _model(kind: str, config: Mapping[str, Any], layers: Any, custom: Mapping[st
     entries = [e for e in entries if not (isinstance(e, Mapping) and str(e.get("module")).startswith("keras.src.ops"))]
     opened = [_opened(e) for e in entries]
     names = [str(c.get("name")) for _, c in opened]
-    groups = [f"{group}layers/{name}" for name in container_names([k for k, _ in opened])]
-    first, last = _range(names, [kind for kind, _ in opened], layers)
+    # Keras names a group after the class alone, be it the user's.
+    groups = [f"{group}layers/{name}" for name in container_names([str(e.get("class_name")) for e in entries])]
+    kinds = [kind for kind, _ in opened]
+    first, last = _range(names, kinds, layers)
     if kind == "Functional":
-        _check_chain(entries, names, first, last)
-        others = _outputs(config.get("output_layers")) - {names[-1]}
-        if layers is None and others:
-            raise ValueError(f"outputs must be those of the last layer, {names[-1]}, got also {', '.join(others)}")
+        _check_chain(entries, names, kinds, first, last)
+        if layers is None and names:
+            pair = kinds[-1] == "Bidirectional" and opened[-1][1].get("merge_mode", "concat") is None
+            _check_outputs(config.get("output_layers"), names[-1], 2 if pair else 1)
 
     made: list[Found] = []
     rates: list[float] = []  # of the Dropout below each recurrent layer but the first
     masking = dropout = None  # the configuration of the last one that no recurrent layer has followed yet
     for n in range(first, last):
         layer, inner = opened[n]
-        if layer == "InputLayer" and not made:
+        if layer == "InputLayer":
             continue
-        if layer == "Masking" and not made and not group:  # a model in a model has the mask of the outer one
+        if layer == "Masking" and group:
+            raise ValueError(
+                f"Masking must stand in the outermost model, got {names[n]!r} in a model within: build without it, "
+                "and pass the mask to apply"
+            )
+        if layer == "Masking" and not made:
             masking = inner
             _warn_of_mask(inner)
         elif layer == "Dropout" and made and dropout is None and inner.get("noise_shape") is None:
@@ -107,11 +114,12 @@ def _model(kind: str, config: Mapping[str, Any], layers: Any, custom: Mapping[st
         raise ValueError(f"Dropout must stand between two recurrent layers, got {dropout.get('name')!r} above the last")
     if not made:
         raise ValueError(f"layers must have a recurrent one, got {', '.join(names) or 'none'}")
-    if len(set(rates)) > 1:
+    if any(rate != rates[0] for rate in rates):
         raise ValueError(f"Dropout must have one rate between all layers (Stack.dropout), got {rates}")
     if len(made) == 1:
         return made[0]
-    return Stack(tuple(spec for spec, _ in made), dropout=rates[0]), [g for _, groups in made for g in groups]
+    stack = keras_options.made_of(Stack, tuple(spec for spec, _ in made), dropout=rates[0])
+    return stack, [g for _, groups in made for g in groups]
 
 
 def _range(names: list[str], kinds: list[str], layers: Any) -> tuple[int, int]:
@@ -130,32 +138,67 @@ def _range(names: list[str], kinds: list[str], layers: Any) -> tuple[int, int]:
     return first, last
 
 
-def _check_chain(entries: Sequence[Any], names: list[str], first: int, last: int) -> None:
-    """Require of the layers of a functional model that each reads what the one before gives, and nothing else."""
-    for n in range(first + 1, last):
-        nodes = entries[n].get("inbound_nodes")
-        try:
-            (node,) = nodes
-            (tensor,) = node["args"]
-            source = list(tensor["config"]["keras_history"])
-            others = {k: v for k, v in node.get("kwargs", {}).items() if k != "mask" and v not in (None, False)}
-        except (TypeError, ValueError, KeyError, AttributeError):
-            source, others = None, {}
-        if source != [names[n - 1], 0, 0] or others:
-            got = f"also {', '.join(others)}" if others else f"{nodes!r:.60}"
-            raise ValueError(
-                f"{names[n]} must read the outputs of {names[n - 1]} alone, in one place, got {got}: take such layers "
-                "one at a time, with layers="
-            )
+def _check_chain(entries: Sequence[Any], names: list[str], kinds: list[str], first: int, last: int) -> None:
+    """Require of the layers of a functional model that each reads what the one before gives, and nothing else.
+
+    The lowest one reads an input of the model. What it reads where layers= begins with it is the caller's to know.
+    """
+    inputs = {name for name, kind in zip(names, kinds, strict=True) if kind == "InputLayer"}
+    below = inputs
+    for n in range(first, last):
+        if kinds[n] == "InputLayer":
+            continue
+        if n > first:
+            # The mask that a Masking makes comes by itself, and has its warning; so does that of layers left out.
+            masked = first > 0 or "Masking" in kinds[first:n]
+            got = _off_chain(entries[n].get("inbound_nodes"), below, inputs, masked)
+            if got:
+                known = "an input of the model" if below is inputs else f"the outputs of {', '.join(below)}"
+                raise ValueError(
+                    f"{names[n]} must read {known} alone, in one place, got {got}: take such layers one at a time, "
+                    "with layers="
+                )
+        below = {names[n]}
 
 
-def _outputs(tree: Any) -> set[str]:
-    """The layers whose outputs a functional model returns."""
+def _off_chain(nodes: Any, below: set[str], inputs: set[str], masked: bool) -> str:
+    """What a layer reads that is not the outputs below; nothing where it is these alone."""
+    try:
+        (node,) = nodes
+        (tensor,) = node["args"]
+        name, *indices = tensor["config"]["keras_history"]
+        others = {k: v for k, v in node.get("kwargs", {}).items() if v not in (None, False)}
+        if masked and "mask" in others and others["mask"]["config"]["keras_history"][0] not in inputs:
+            del others["mask"]
+        if others:
+            return f"also {', '.join(others)}"
+        return "" if name in below and indices == [0, 0] else f"{nodes!r:.60}"
+    except (TypeError, ValueError, KeyError, AttributeError):
+        return f"{nodes!r:.60}"
+
+
+def _check_outputs(tree: Any, last: str, count: int) -> None:
+    """Require of a functional model that it returns the outputs of its last layer, perhaps with its states."""
+    found = _outputs(tree)
+    others = sorted({name for name, _ in found} - {last})
+    if others:
+        raise ValueError(f"outputs must be those of the last layer, {last}, got also {', '.join(others)}")
+    if not {(last, n) for n in range(count)} <= found:
+        raise ValueError(
+            f"outputs must hold the outputs of {last}, got {sorted(n for _, n in found)} of what it returns: take it "
+            "with layers=, and its states from the state that apply returns"
+        )
+
+
+def _outputs(tree: Any) -> set[tuple[str, Any]]:
+    """What a functional model returns: the layers, and which of the tensors that these return."""
     if isinstance(tree, Mapping):
         return _outputs(list(tree.values()))
     if not isinstance(tree, (list, tuple)):
         return set()
-    return {tree[0]} if tree and isinstance(tree[0], str) else set().union(*map(_outputs, tree))
+    if len(tree) == 3 and isinstance(tree[0], str) and isinstance(tree[2], int):
+        return {(tree[0], tree[2])}
+    return set().union(*map(_outputs, tree))
 
 
 def _warn_of_mask(config: Mapping[str, Any]) -> None:
@@ -236,7 +279,7 @@ def _lstm(layer: Mapping[str, Any], cell: Mapping[str, Any], custom: Mapping[str
             arguments[option] = keras_options.from_keras(option, merged[option], custom, compute)
     if arguments.get("recurrent_dropout"):
         arguments.pop("implementation", None)  # it is 1 either way, and only a live layer tells
-    return LSTM(merged["units"], dtype=compute, param_dtype=variable, **arguments)
+    return keras_options.made_of(LSTM, merged["units"], dtype=compute, param_dtype=variable, **arguments)
 
 
 def _check_policy(name: str, outer: Mapping[str, Any], inner: Mapping[str, Any]) -> None:

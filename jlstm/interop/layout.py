@@ -1,9 +1,15 @@
-"""What all converters share: gates put into another order, and the error for what a target cannot express."""
+"""What converters share: the kinds of specs, gates in another order, and the error for what a target lacks."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from jlstm import checks
+from jlstm.compose import Bidirectional, Stack
+from jlstm.layers import LSTM
+
+Spec = LSTM | Bidirectional | Stack
 
 
 def reorder(a: Any, source: Sequence[str], target: Sequence[str], axis: int = -1) -> np.ndarray:
@@ -32,3 +38,14 @@ def cannot_express(target: str, option: str, value: Any, expected: str) -> Value
         expected: what it must be for this target.
     """
     return ValueError(f"{option} must be {expected} for {target}, got {value!r}")
+
+
+def layers_and_params(spec: Stack, params: Any) -> list[tuple[Any, Any]]:
+    """Pair the layers of a Stack with their params.
+
+    Raises:
+        TypeError: params are no tuple of as many entries.
+    """
+    if not isinstance(params, tuple) or len(params) != len(spec.layers):
+        raise TypeError(f"params must be a tuple of {len(spec.layers)}, one entry a layer, got {checks.show(params)}")
+    return list(zip(spec.layers, params, strict=True))

@@ -14,7 +14,8 @@ import numpy as np
 from jlstm import checks
 from jlstm.compose import Bidirectional, Stack
 from jlstm.interop import torch_files
-from jlstm.interop.layout import cannot_express, reorder
+from jlstm.interop.layout import Spec, cannot_express, layers_and_params, reorder
+from jlstm.interop.plain import require_plain
 from jlstm.layers import LSTM
 from jlstm.types import GATES, Directions, LSTMParams, wider_dtype
 from jlstm.variant import Variant
@@ -24,12 +25,7 @@ TORCH_GATES = ("i", "f", "g", "o")  # along the first axis, 4N
 _KEY = re.compile(r"(weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)(?:_l(\d{1,4})(_reverse)?)?")
 _OF_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # in the state dict of an LSTMCell
 _SUFFIXES = ("", "_reverse")  # of the names of the two directions
-# What a torch module does not have, though a jlstm layer may.
-_ABSENT = (
-    *("kernel_regularizer", "recurrent_regularizer", "bias_regularizer", "activity_regularizer"),
-    *("kernel_constraint", "recurrent_constraint", "bias_constraint"),
-)
-Spec = LSTM | Bidirectional | Stack
+_OPTIONS = {"activation": "tanh", "recurrent_activation": "sigmoid", "return_sequences": True, "go_backwards": False}
 
 
 def from_torch(source: Any, *, prefix: str = "") -> tuple[Any, Any]:
@@ -53,7 +49,7 @@ def from_torch(source: Any, *, prefix: str = "") -> tuple[Any, Any]:
 
     Raises:
         ValueError: names missing or too many, a shape that does not fit, or a file that is broken.
-        TypeError: none of these sources.
+        TypeError: none of these sources, or a prefix that is no string.
 
     Example:
         >>> import numpy as np
@@ -64,6 +60,7 @@ def from_torch(source: Any, *, prefix: str = "") -> tuple[Any, Any]:
         >>> spec.units, spec.use_bias, params.kernel.shape
         (2, False, (3, 8))
     """
+    checks.instance("prefix", prefix, str)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(source, prefix)
     if isinstance(source, Mapping):
@@ -184,6 +181,12 @@ def _from_state_dict(source: Mapping[str, Any], prefix: str) -> tuple[Any, Any]:
     weights = {str(k).removeprefix(prefix): v for k, v in source.items() if str(k).startswith(prefix)}
     unknown = [k for k in weights if not _KEY.fullmatch(k)]
     if unknown or not weights:
+        for name, value in source.items():
+            if isinstance(value, Mapping) and any(_KEY.fullmatch(str(k).rpartition(".")[2]) for k in value):
+                raise ValueError(
+                    f"source must be a state dict, got one that holds it as {name!r}: pass that entry; of a file, "
+                    f"torch.load(path, weights_only=True)[{name!r}]"
+                )
         raise ValueError(_wrong_names(list(map(str, source)), prefix, unknown))
     for name, value in weights.items():
         if not hasattr(value, "shape"):
@@ -311,7 +314,10 @@ def _levels(spec: Any, params: Any) -> tuple[list[tuple[Any, Any]], float]:
         else:
             lstms.append((layer, p))
     for lstm, p in lstms:
-        _check(lstm)
+        require_plain("torch.nn.LSTM", lstm, variant=("projection",), **_OPTIONS)
+        if (lstm.variant.projection or 0) >= lstm.units:
+            expected = f"less than {lstm.units}, the units,"
+            raise cannot_express("torch.nn.LSTM", "variant.projection", lstm.variant.projection, expected)
         checks.params(p, "D", lstm.units, lstm.output_size, use_bias=lstm.use_bias, variant=lstm.variant)
     first = lstms[0][0]
     for name, values in (
@@ -332,23 +338,10 @@ def _levels(spec: Any, params: Any) -> tuple[list[tuple[Any, Any]], float]:
 def _flat(spec: Any, params: Any, rates: set[float]) -> list[tuple[Any, Any]]:
     if not isinstance(spec, Stack):
         return [(spec, params)]
-    if not isinstance(params, tuple) or len(params) != len(spec.layers):
-        raise TypeError(f"params must be a tuple of {len(spec.layers)}, one entry a layer, got {checks.show(params)}")
-    if len(spec.layers) > 1:
+    pairs = layers_and_params(spec, params)
+    if len(pairs) > 1:
         rates.add(spec.dropout)
-    return [level for layer, p in zip(spec.layers, params, strict=True) for level in _flat(layer, p, rates)]
-
-
-def _check(lstm: LSTM) -> None:
-    expected = {"activation": "tanh", "recurrent_activation": "sigmoid", "return_sequences": True}
-    expected |= {"go_backwards": False, "dropout": 0.0, "recurrent_dropout": 0.0, **dict.fromkeys(_ABSENT)}
-    for name, value in expected.items():
-        if getattr(lstm, name) != value:
-            raise cannot_express("torch.nn.LSTM", name, getattr(lstm, name), repr(value))
-    for name in ("peephole", "coupled", "preact_clip", "output_activation", "forget_gate"):
-        default = getattr(Variant(), name)
-        if getattr(lstm.variant, name) != default and (name, lstm.variant.output_activation) != (name, "tanh"):
-            raise cannot_express("torch.nn.LSTM", f"variant.{name}", getattr(lstm.variant, name), repr(default))
+    return [level for layer, p in pairs for level in _flat(layer, p, rates)]
 
 
 def _filled(torch: Any, module: Any, weights: Mapping[str, np.ndarray]) -> Any:

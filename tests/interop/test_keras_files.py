@@ -85,6 +85,8 @@ def test_archives_that_are_none(tmp_path, archive):
             from_keras(written(path, {k: v for k, v in archive.items() if k != missing}))
     with pytest.raises(ValueError, match=r"keras_version must be 3, got '2.15.0'"):
         from_keras(written(path, {**archive, "metadata.json": '{"keras_version": "2.15.0"}'}))
+    with pytest.raises(ValueError, match=r"keras_version must be 3, got None"):
+        from_keras(written(path, {**archive, "metadata.json": "[3]"}))
     for config in ("{", "[" * 100_000, "[]", '{"class_name": "LSTM"}', "null", '{"class_name": 3, "config": {}}'):
         with pytest.raises(ValueError, match=r"a.keras"):
             from_keras(written(path, {**archive, "config.json": config}))
@@ -149,10 +151,14 @@ def test_a_configuration_of_any_size_makes_no_array(tmp_path, archive):
 
 
 def test_configurations_with_wrong_values_are_value_errors(tmp_path, archive):
-    for key, value in {"units": "3", "unroll": 7.5, "dropout": [], "activation": {}, "kernel_constraint": 3}.items():
+    norm = {"class_name": "MaxNorm", "config": {"max_value": "2"}}
+    cases = [(-1, "units", "3", "units"), (-1, "unroll", 7.5, "unroll"), (-1, "dropout", [], "dropout")]
+    cases += [(-1, "activation", {}, "activation"), (-1, "kernel_constraint", 3, "kernel_constraint")]
+    cases += [(-1, "kernel_constraint", norm, "MaxNorm.max_value"), (-2, "rate", "0.3", "dropout")]
+    for layer, key, value, name in cases:
         config = json.loads(archive["config.json"])
-        config["config"]["layers"][-1]["config"][key] = value
-        with pytest.raises(ValueError, match=f"a.keras.*{key} must be"):
+        config["config"]["layers"][layer]["config"][key] = value
+        with pytest.raises(ValueError, match=f"a.keras: {name} must be"):
             from_keras(written(tmp_path / "a.keras", {**archive, "config.json": json.dumps(config)}))
 
 

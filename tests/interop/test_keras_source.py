@@ -1,5 +1,6 @@
 """What from_keras takes and refuses, option by option and layer by layer; what to_keras refuses."""
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import peer
-from test_from_keras import MASK, B, D, L, T, built, same, save, stack
+from test_from_keras import MASK, TOLERANCE, B, D, L, T, built, same, save, stack
 
 import jlstm
 from jlstm import LSTM, Bidirectional, Stack, Variant
@@ -63,6 +64,7 @@ def test_loaded_weights_get_no_forget_bias():
         ("recurrent_initializer", lambda: keras.initializers.Orthogonal(2.0), jlstm.Orthogonal(2.0)),
         ("recurrent_initializer", lambda: "identity", "identity"),
         ("bias_initializer", lambda: keras.initializers.Constant(0.5), jlstm.Constant(0.5)),
+        ("kernel_initializer", lambda: keras.initializers.Constant(), "constant"),
         ("kernel_regularizer", lambda: keras.regularizers.L1L2(0.25, 0.5), jlstm.L1L2(0.25, 0.5)),
         ("recurrent_regularizer", lambda: keras.regularizers.L1(0.25), jlstm.L1(0.25)),
         ("bias_regularizer", lambda: keras.regularizers.L2(0.25), jlstm.L2(0.25)),
@@ -151,7 +153,8 @@ def squashed(x):
 def test_custom_objects():
     layer = built(L.LSTM(3, activation=squashed))
     with pytest.raises(
-        ValueError, match=r"^activation must be one that jlstm has, got squashed: give .*custom_objects"
+        ValueError,
+        match=r"^activation must be one that jlstm has, got the custom function squashed: give .*custom_objects",
     ):
         from_keras(layer)
 
@@ -162,9 +165,38 @@ def test_custom_objects():
         assert from_keras(layer, custom_objects={name: ours})[0].activation is ours
 
 
+def test_functions_of_the_users_own_with_names_of_keras():
+    """get_config tells neither from the other; what the layer holds does."""
+
+    @keras.saving.register_keras_serializable("ours")
+    def sigmoid(x):
+        return 2 * x
+
+    def tanh(x):
+        return keras.ops.tanh(x) / 2
+
+    layers = [
+        L.LSTM(3, activation=sigmoid),
+        L.RNN(L.LSTMCell(3, activation=sigmoid)),
+        L.Bidirectional(L.LSTM(3), backward_layer=L.LSTM(3, activation=sigmoid, go_backwards=True)),
+        L.LSTM(3, recurrent_activation=tanh),
+        L.LSTM(3, activation=keras.ops.gelu),  # of another default than that of keras.activations
+    ]
+    for layer, name in zip(layers, ("sigmoid", "sigmoid", "sigmoid", "tanh", "gelu"), strict=True):
+        with pytest.raises(ValueError, match=f"activation must be .*, got the custom function {name}: give .*custom_o"):
+            from_keras(built(layer))
+    x = np.ones((B, T, D), "float32")
+    for name in ("sigmoid", "ours>sigmoid"):
+        for layer in layers[:2]:  # in which σ is Keras's
+            spec, params = from_keras(layer, custom_objects={name: lambda x: 2 * x})
+            assert spec.recurrent_activation == "sigmoid"
+            np.testing.assert_allclose(spec.apply(params, spec.initial_state(B), x)[1], layer(x), atol=TOLERANCE)
+
+
 def test_names_that_jlstm_refuses():
-    with pytest.raises(ValueError, match=r"^activation must be one of 'tanh', .* got 'sparsemax'"):
-        from_keras(built(L.LSTM(3, activation="sparsemax")))
+    for source, options in ((built(L.LSTM(3, activation="sparsemax")), {}), ("a.weights.h5", {"spec": CONFIG})):
+        with pytest.raises(ValueError, match=r"^activation must be one .*got '?sparsemax"):
+            from_keras(source, **options)
     assert from_keras(built(L.LSTM(3, activation="sparsemax")), custom_objects={"sparsemax": "tanh"})[0] == spec_of(3)
     with pytest.raises(ValueError, match=r"^kernel_initializer must be one that jlstm has, got STFT"):
         from_keras("a.weights.h5", spec={"units": 3, "kernel_initializer": {"class_name": "STFT", "config": {}}})
@@ -172,6 +204,9 @@ def test_names_that_jlstm_refuses():
         from_keras("a.weights.h5", spec={"units": 3, "time_major": False})
     with pytest.raises(ValueError, match=r"^dropout must be a number in \[0, 1\), got 1"):
         from_keras(built(L.LSTM(3, dropout=1.0)))  # where Keras silently drops nothing
+
+
+CONFIG = {"units": 3, "activation": "sparsemax"}
 
 
 # --- layers and models ---------------------------------------------------------------------------------------------
@@ -207,6 +242,21 @@ def test_the_recurrent_part_of_a_model_by_name(tmp_path):
         from_keras(three, layers=["a", "c"])
 
 
+@pytest.mark.parametrize("below", [L.LSTM, L.Dense])
+def test_a_class_of_the_users_own_below_with_a_name_of_keras(tmp_path, below):
+    """Keras numbers its groups by the name of the class, whosever it is."""
+    own = type("LSTM", (below,), {})
+    options = {"return_sequences": True} if below is L.LSTM else {}
+    model = stack(own(D, name="own", **options), L.LSTM(D, name="plain"))
+    path, weights = save(model, tmp_path / "a.keras"), save(model, tmp_path / "a.weights.h5")
+    for source, given in ((model, {}), (path, {}), (weights, {"spec": json.loads(model.to_json())})):
+        spec, params = from_keras(source, layers="plain", **given)
+        assert spec == spec_of(D)
+        np.testing.assert_array_equal(params.kernel, model.layers[1].cell.kernel.value)
+        with pytest.raises(ValueError, match=r"^(.*a.keras: )?layers must be .*, got test_keras_source.LSTM 'own'"):
+            from_keras(source, **given)
+
+
 def test_masking_warns_with_the_mask_to_pass():
     model = stack(L.Masking(-1.0), L.LSTM(3, return_sequences=True, zero_output_for_mask=True))
     with pytest.warns(UserWarning, match=r"pass mask=jnp.any\(x != -1.0, axis=-1\) to apply") as caught:
@@ -215,35 +265,9 @@ def test_masking_warns_with_the_mask_to_pass():
     x = np.where(np.asarray(MASK)[:, :, None], np.random.default_rng(0).normal(0, 1, (B, T, D)), -1).astype("float32")
     _, y = spec.apply(params, spec.initial_state(B), x, mask=jnp.any(x != -1.0, axis=-1))
     np.testing.assert_allclose(y, model(x), atol=3e-5)
-
-
-def test_functional_models_that_are_no_chain():
-    inputs = keras.Input((T, D))
-    y, *states = L.LSTM(3, return_sequences=True, return_state=True, name="encoder")(inputs)
-    model = built(keras.Model(inputs, L.LSTM(3, name="decoder")(y, initial_state=states)))
-    with pytest.raises(ValueError, match=r"^decoder must read the outputs of encoder alone, .* got also initial_state"):
-        from_keras(model)
-    assert from_keras(model, layers="decoder")[0] == spec_of(3)
-    y = L.LSTM(3, return_sequences=True, name="one")(inputs)
-    z = L.LSTM(3, return_sequences=True, name="two")(inputs)
-    with pytest.raises(ValueError, match=r"^two must read the outputs of one alone"):
-        from_keras(built(keras.Model(inputs, [y, z])))
-    with pytest.raises(ValueError, match=r"^outputs must be those of the last layer, top, got also one"):
-        from_keras(built(keras.Model(inputs, [y, L.LSTM(3, name="top")(y)])))
-
-
-def test_a_functional_model_with_a_mask(tmp_path):
-    """The operations that make it stand among the layers of the configuration."""
-    inputs = keras.Input((T, D))
-    y = L.LSTM(3, return_sequences=True)(L.Masking()(inputs))
-    model = built(keras.Model(inputs, L.LSTM(2)(y)))
-    x = np.where(np.asarray(MASK)[:, :, None], 1.0, 0.0) * np.ones(D, "float32")
-    for source in (model, save(model, tmp_path / "a.keras")):
-        with pytest.warns(UserWarning, match=r"Masking\(mask_value=0.0\) is no part"):
-            spec, params = from_keras(source)
-        assert len(spec.layers) == 2
-        _, got = spec.apply(params, spec.initial_state(B), jnp.asarray(x, jnp.float32), mask=MASK)
-        np.testing.assert_allclose(got, model(x.astype("float32")), atol=3e-5)
+    inner = keras.Sequential([L.Masking(name="inside"), L.LSTM(3, return_sequences=True)])
+    with pytest.raises(ValueError, match=r"^Masking must stand in the outermost model, got 'inside' in a model within"):
+        from_keras(stack(inner, L.LSTM(3)))
 
 
 @pytest.mark.parametrize(
@@ -282,6 +306,9 @@ def test_sources_that_a_spec_cannot_hold(source, message):
 def test_sources_of_others():
     with pytest.raises(TypeError, match=r"^source must be a Keras layer or model, a list of layers or a path, got 3"):
         from_keras(3)
+    for layers in (3, ["a", 3]):
+        with pytest.raises(TypeError, match=r"^layers must be a name, a list of names or None, got"):
+            from_keras(built(L.LSTM(3)), layers=layers)
     with pytest.raises(ValueError, match=r"^spec must be None where the source holds a configuration"):
         from_keras(built(L.LSTM(3)), spec=LSTM(3))
 
@@ -308,6 +335,16 @@ def test_what_keras_cannot_express(spec, message):
     params = spec.init(jax.random.key(0), D)
     with pytest.raises(ValueError, match=message):
         to_keras(spec, params)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_an_output_activation_that_is_the_activation_is_no_variant(activation):
+    plain = LSTM(3, activation=activation, dtype="float32")
+    spec = replace(plain, variant=Variant(output_activation=activation))
+    params = spec.init(jax.random.key(0), D)
+    made = from_keras(to_keras(spec, params))
+    assert made[0] == plain
+    same(made[1], params)
 
 
 def test_to_keras_with_states_and_with_steps_to_unroll():

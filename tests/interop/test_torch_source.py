@@ -98,6 +98,10 @@ def changed(**changes):
         (lambda: torch.nn.GRU(D, N).state_dict(), r"^weight_hh_l0 must have shape \[4N, N\], got \[12, 4\]"),
         (lambda: torch.nn.RNN(D, N).state_dict(), r"^weight_hh_l0 must have shape \[4N, N\], got \[4, 4\]"),
         (lambda: {}, "got none"),
+        (
+            lambda: {"epoch": 3, "state_dict": {"a.weight_ih_l0": 0}, "optimizer": {"state": {}}},
+            r"^source must be a state dict, got one that holds it as 'state_dict': pass that entry",
+        ),
         (lambda: torch.nn.LSTM(D, N, device="meta").state_dict(), "^weight_ih_l0 must be a dense tensor"),
         (
             lambda: {k: torch.zeros(()).expand(v.shape) for k, v in torch.nn.LSTM(D, N).state_dict().items()},
@@ -119,6 +123,9 @@ def test_modules_that_are_no_lstm():
         from_torch(type("Mine", (torch.nn.LSTM,), {})(D, N))
     with pytest.raises(ValueError, match=r"^prefix must be empty for a module"):
         from_torch(torch.nn.LSTM(D, N), prefix="a.")
+    for source in (torch.nn.LSTM(D, N), changed(), "a.pt"):
+        with pytest.raises(TypeError, match=r"^prefix must be str, got None"):
+            from_torch(source, prefix=None)
 
 
 class Runs:
@@ -160,6 +167,11 @@ def test_files_that_are_none(tmp_path, capsys):
     torch.save([1], path)
     with pytest.raises(ValueError, match=r"must hold a state dict, got list"):
         from_torch(path)
+    torch.save({"epoch": 3, "model": module(D, N).state_dict()}, path)
+    with pytest.raises(
+        ValueError, match=r"a.pt: source .*; of a file, torch.load\(path, weights_only=True\)\['model'\]"
+    ):
+        from_torch(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data/0", bytes(10**6))
     with pytest.raises(ValueError, match=r"data/0 is compressed"):
@@ -200,6 +212,13 @@ def test_a_stack_in_a_stack_comes_as_layers():
         (replace(PLAIN, variant=Variant(preact_clip=1.0)), r"^variant.preact_clip must be None"),
         (replace(PLAIN, variant=Variant(output_activation="relu")), r"^variant.output_activation must be None"),
         (replace(PLAIN, variant=Variant(forget_gate=False)), r"^variant.forget_gate must be True"),
+        *(
+            (
+                replace(PLAIN, variant=Variant(projection=P)),
+                f"^variant.projection must be less than 4, the units, for torch.nn.LSTM, got {P}",
+            )
+            for P in (4, 5)
+        ),
         (replace(BOTH, merge_mode="sum"), "^merge_mode must be 'concat'"),
         (Stack((PLAIN, BOTH)), "^layers must be of one kind for torch.nn.LSTM, got 'Bidirectional and LSTM'"),
         (Stack((PLAIN, replace(PLAIN, units=3))), "^units must be the same in all layers and directions"),
