@@ -40,6 +40,16 @@ def _peer():
     return peer
 
 
+@pytest.fixture(scope="module")
+def worst(request):
+    """A list for the errors of all generated examples of a module; the largest is printed in one line at the end."""
+    errors = []
+    yield errors
+    if errors:
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{request.module.__name__}: {len(errors)} generated examples, worst error {max(errors):.1e}")
+
+
 @pytest.fixture(autouse=True)
 def strict_jax(request):
     """No silent promotion of dtypes or ranks, except in tests marked `lenient` and in those of the experiments."""

@@ -1,5 +1,6 @@
 """JAX's transformations: vmap, jvp, second order, remat, export with symbolic shapes, lowering for other platforms."""
 
+import re
 from functools import partial
 
 import cases
@@ -244,3 +245,33 @@ def test_exports_for_several_platforms_at_once():
     assert exported.platforms == ("cpu", "cuda", "tpu")
     back = export.deserialize(exported.serialize())
     np.testing.assert_allclose(back.call(cases.array(X)), run(cases.array(X)), **cases.SAME)
+
+
+@pytest.mark.parametrize(("B", "T"), [(8, 5), (1, 1)])
+def test_forwards_the_scan_compiles_to_the_textbook_scan(B, T):
+    """With two products a step, and with no loop for one step; so it is no slower than what others write."""
+    layer = LSTM(16, return_sequences=True, backend="xla")
+    params, x = layer.init(jax.random.key(0), 3), jnp.ones((B, T, 3))
+
+    def ours(params, x):
+        state, y = layer.apply(params, layer.initial_state(B), x)
+        return y, state.h, state.c
+
+    def textbook(params, x):
+        def step(state, x):
+            h, c = state
+            z = x @ params.kernel + h @ params.recurrent_kernel + params.bias[None]
+            i, f, g, o = jnp.split(z, 4, axis=-1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        zeros = jnp.zeros((B, 16))
+        (h, c), y = jax.lax.scan(step, (zeros, zeros), jnp.swapaxes(x, 0, 1))
+        return jnp.swapaxes(y, 0, 1), h, c
+
+    def instructions(f):
+        text = jax.jit(f).lower(params, x).compile().as_text()
+        return sorted(re.findall(r"= (\w+\[[\d,]*\])\S* ([\w-]+)\(", text))
+
+    assert instructions(ours) == instructions(textbook)

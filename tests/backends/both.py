@@ -12,7 +12,7 @@ import pytest
 from jlstm.backends import library
 
 # Both compute in float32, sums of some hundred terms in another order, over up to forty steps; relative to the largest
-# entry of an array. What the issue asks for.
+# entry of an array.
 TOLERANCE = 2e-5
 
 _REASON = library.unavailable()

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 
+import cases
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -277,19 +278,9 @@ def test_any_layers_give_their_numbers_and_their_configuration(worst, module):
         with kp.relaxed():
             again = from_keras(to_keras(spec, params))
         assert again[0] == spec
-        same(again[1], params)
+        cases.same_bits(again[1], params)
     if len(worst) % 25 == 0:
         keras.utils.clear_session()
-
-
-@pytest.fixture(scope="module")
-def worst(request):
-    """The errors of all examples; the largest is printed in one line at the end."""
-    errors = []
-    yield errors
-    if errors:
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\nfrom_keras: {len(errors)} generated modules, worst output or state {max(errors):.1e}")
 
 
 def configured(description):
@@ -319,10 +310,3 @@ def canonical(value):
     known = {"l1": jlstm.L1(rounded), "orthogonal_regularizer": jlstm.OrthogonalRegularizer(rounded)}
     known |= {"l1_l2": "l1l2", "swish": "silu", "hard_swish": "hard_silu"}
     return known.get(value, value)
-
-
-def same(got, expected):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 
+import cases
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -212,24 +213,7 @@ def test_any_module_gives_its_numbers_and_comes_back(worst, rng):
     assert not again.training
     assert difference(again) <= TOLERANCE
     assert from_torch(again)[0] == spec
-    same(from_torch(again)[1], params)
-
-
-@pytest.fixture(scope="module")
-def worst(request):
-    """The errors of all examples; the largest is printed in one line at the end."""
-    errors = []
-    yield errors
-    if errors:
-        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-            print(f"\nfrom_torch: {len(errors)} generated modules, worst output or state {max(errors):.1e}")
-
-
-def same(got, expected):
-    assert jax.tree.structure(got) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    cases.same_bits(from_torch(again)[1], params)
 
 
 # --- layout and options --------------------------------------------------------------------------------------------
@@ -275,7 +259,7 @@ def test_halves_keep_their_dtype(dtype):
     np.testing.assert_array_equal(np.asarray(params.bias, np.float32), both.to(dtype).float().numpy())
     again = to_torch(spec, params)
     assert again.weight_ih_l0.dtype == dtype
-    same(from_torch(again)[1], params)
+    cases.same_bits(from_torch(again)[1], params)
 
 
 def test_doubles_want_64_bits():
@@ -285,4 +269,4 @@ def test_doubles_want_64_bits():
     with jax.enable_x64(True):
         spec, params = from_torch(made)
         assert params.kernel.dtype == spec.param_dtype == "float64"
-        same(from_torch(to_torch(spec, params))[1], params)
+        cases.same_bits(from_torch(to_torch(spec, params))[1], params)
