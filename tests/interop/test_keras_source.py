@@ -4,6 +4,7 @@ import json
 import warnings
 from dataclasses import replace
 
+import cases
 import jax
 import jax.numpy as jnp
 import keras_peer as kp
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import peer
-from test_from_keras import MASK, TOLERANCE, B, D, L, T, built, same, save, stack
+from test_from_keras import MASK, TOLERANCE, B, D, L, T, built, save, stack
 
 import jlstm
 from jlstm import LSTM, Bidirectional, Stack, Variant
@@ -96,7 +97,7 @@ def test_options_come_over_and_go_back(option, theirs, ours):
     assert spec == expected
     again = from_keras(to_keras(spec, params))
     assert again[0] == expected
-    same(again[1], params)
+    cases.same_bits(again[1], params)
 
 
 def test_what_the_caller_holds_is_left_behind():
@@ -121,10 +122,10 @@ def test_dtype_policies(tmp_path, policy, compute, weights):
     model = stack(layer)
     spec, params = from_keras(layer)
     assert (spec.dtype, spec.param_dtype, params.bias.dtype) == (compute, weights, weights)
-    same(params.kernel, jnp.asarray(layer.cell.kernel.value))
+    cases.same_bits(params.kernel, jnp.asarray(layer.cell.kernel.value))
     of_file = from_keras(save(model, tmp_path / "a.keras"))
     assert of_file[0] == spec
-    same(of_file[1], params)
+    cases.same_bits(of_file[1], params)
     assert to_keras(spec, params).dtype_policy.name == policy
     # Keras's state has the dtype of the computation; 8 bits of a mantissa leave errors of 2**-8 a product.
     x = np.random.default_rng(0).normal(0, 1, (B, T, D)).astype("float32")
@@ -226,13 +227,13 @@ def test_the_recurrent_part_of_a_model_by_name(tmp_path):
     for source, options in ((model, {}), (path, {}), (weights, {"spec": model.get_config()})):
         spec, params = from_keras(source, layers=["a", "b"], **options)
         assert spec == expected[0]
-        same(params, expected[1])
+        cases.same_bits(params, expected[1])
         spec, params = from_keras(source, layers="b", **options)
         assert spec == expected[0].layers[1]
-        same(params, expected[1][1])
+        cases.same_bits(params, expected[1][1])
     # With a spec of jlstm's, by the groups of the file.
-    same(from_keras(weights, spec=expected[0])[1], expected[1])
-    same(from_keras(weights, spec=expected[0].layers[1], layers="lstm_1")[1], expected[1][1])
+    cases.same_bits(from_keras(weights, spec=expected[0])[1], expected[1])
+    cases.same_bits(from_keras(weights, spec=expected[0].layers[1], layers="lstm_1")[1], expected[1][1])
     with pytest.raises(ValueError, match=r"got \['c'\]"):
         from_keras(path, layers=["a", "c"])
     with pytest.raises(ValueError, match=r"^layers must name 2 groups"):
@@ -344,7 +345,7 @@ def test_an_output_activation_that_is_the_activation_is_no_variant(activation):
     params = spec.init(jax.random.key(0), D)
     made = from_keras(to_keras(spec, params))
     assert made[0] == plain
-    same(made[1], params)
+    cases.same_bits(made[1], params)
 
 
 def test_to_keras_with_states_and_with_steps_to_unroll():

@@ -5,13 +5,14 @@ import sys
 import zipfile
 from dataclasses import replace
 
+import cases
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import peer
 from safetensors.numpy import save_file
-from test_from_torch import BOTH, P2, PLAIN, TOLERANCE, D, N, drawn, error, module, same
+from test_from_torch import BOTH, P2, PLAIN, TOLERANCE, D, N, drawn, error, module
 
 import jlstm
 from jlstm import LSTM, Bidirectional, Stack, Variant
@@ -39,10 +40,10 @@ def test_a_part_of_a_state_dict_by_its_prefix(tmp_path):
     for source in (made.state_dict(), arrays, tmp_path / "a.pt", str(tmp_path / "a.safetensors")):
         spec, params = from_torch(source, prefix="encoder.lstm.")
         assert spec == expected[0]
-        same(params, expected[1])
+        cases.same_bits(params, expected[1])
         spec, params = from_torch(source, prefix="decoder.")
         assert spec == cell[0]
-        same(params, cell[1])
+        cases.same_bits(params, cell[1])
         with pytest.raises(ValueError, match=r"prefix must be one of 'decoder.', 'encoder.lstm.', got ''"):
             from_torch(source)
         with pytest.raises(ValueError, match=r"got 'lstm.'"):
@@ -62,10 +63,10 @@ print(float(params[1].backward.projection.sum()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     np.testing.assert_allclose(float(done.stdout), params[1].backward.projection.sum(), rtol=1e-6)
-    same(from_torch(tmp_path / "a.safetensors")[1], params)
+    cases.same_bits(from_torch(tmp_path / "a.safetensors")[1], params)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
     save_file(to_torch_state_dict(spec, half), tmp_path / "half.safetensors")
-    same(from_torch(tmp_path / "half.safetensors")[1], half)
+    cases.same_bits(from_torch(tmp_path / "half.safetensors")[1], half)
 
 
 def changed(**changes):
@@ -142,7 +143,7 @@ def test_files_that_are_none(tmp_path, capsys):
             from_torch(path)
         made = changed()
         save_file(made, path) if "safe" in name else torch.save({k: torch.tensor(v) for k, v in made.items()}, path)
-        same(from_torch(path)[1], from_torch(made)[1])
+        cases.same_bits(from_torch(path)[1], from_torch(made)[1])
         whole = path.read_bytes()
         rng = np.random.default_rng(0)
         for part in (0, 7, 100, len(whole) // 2, len(whole) - 1):
@@ -245,7 +246,9 @@ def test_params_that_do_not_fit():
         to_torch(Stack((PLAIN, PLAIN)), (drawn(PLAIN), drawn(PLAIN)))
     with pytest.raises(ValueError, match=r"^variant.projection must be None for torch.nn.LSTMCell, got 2"):
         to_torch_cell(P2, drawn(P2))
-    same(from_torch(to_torch_cell(LSTM(N), drawn(LSTM(N))))[1], drawn(LSTM(N)))  # a cell returns no sequences
+    cases.same_bits(
+        from_torch(to_torch_cell(LSTM(N), drawn(LSTM(N))))[1], drawn(LSTM(N))
+    )  # a cell returns no sequences
 
 
 def test_options_that_change_no_number_are_left_behind():
