@@ -140,13 +140,17 @@ def make_predict(config: Config) -> Callable[..., Array]:
 def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
     """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
     task, model = config.task, build(config)
-    key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
-    batch = jax.jit(task.evaluation)(key)
 
     def score(params, batch):
         return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
-    return functools.partial(jax.jit(score), batch=batch)
+    return functools.partial(jax.jit(score), batch=evaluation_batch(config))
+
+
+def evaluation_batch(config: Config) -> Batch:
+    """Draw the config's fixed evaluation set."""
+    key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
+    return jax.jit(config.task.evaluation)(key)
 
 
 def check(config: Config, where: str) -> None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 FIRST_MARK = 10  # the first mark falls among the first ten pairs
 TOLERANCE = 0.04  # absolute error below which a sequence counts as right
@@ -95,3 +95,9 @@ class Adding:
         reach = 4.0 * TOLERANCE
         both = reach - reach**2 / 4.0
         return {"mse": (2.0 - missing) / 48.0, "correct": (1.0 - missing) * both + missing * reach}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the sum so far."""
+        value, marker = batch.x[..., 0], batch.x[..., 1]
+        so_far = jnp.cumsum(jnp.where(marker == 1.0, value, 0.0), axis=1)
+        return Picture(inputs=("value", "marker"), memory=so_far, memory_name="the sum of the marked values so far")
