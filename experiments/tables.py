@@ -15,8 +15,8 @@ from experiments.rundir import write
 
 INTRO = (
     "The papers' figures are as cited, from memory of the papers. Success is the papers' criterion, the share of "
-    "models (seeds) that meet it; sequences are batch x updates up to the first evaluation that meets it with every later "
-    "one. The recipe is today's (Adam, clipping, batches): what is compared is what a user gets now."
+    "models (seeds) that meet it; sequences are batch x updates up to the first evaluation that meets it with every "
+    "later one. The recipe is today's (Adam, clipping, batches): what is compared is what a user gets now."
 )
 HEAD = (
     "task", "paper reports (as cited)", "measured", "success", "sequences to success: median (range)", "training",
