@@ -1,4 +1,4 @@
-"""One unseen sequence through one trained model: input, outputs beside targets, gates and cells at every step."""
+"""One evaluation sequence through one trained model: input, outputs beside targets, gates and cells at every step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from experiments.tasks import Batch, Picture
 from experiments.train import evaluation_batch
 
 LONGEST = 120  # steps that are drawn of a sequence with a target at every step
-PROBED = 256  # unseen sequences on which cells are compared with what has to be remembered
+PROBED = 256  # evaluation sequences on which cells are compared with what has to be remembered
 PROBED_VALUES = 2_000_000  # values of cells in them, at most: longer sequences are fewer
 
 
@@ -55,7 +55,7 @@ class Inside(NamedTuple):
     """One LSTM over the steps of an Example."""
 
     trace: jlstm.LSTMTrace  # [T, N] each
-    deviation: np.ndarray | None  # [T, N]: c less its mean over unseen sequences at that step, in the cell's deviations
+    scale: np.ndarray  # [N]: the largest |c| over the evaluation sequences looked at
     order: np.ndarray  # [N]: the units from top to bottom
     sorted_by: str  # that order in words
     probe: Probe | None
@@ -72,7 +72,7 @@ def median_seed(config: Config, summary: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def look(config: Config, params: ModelParams) -> tuple[Example, dict[str, Inside]]:
-    """Run one unseen sequence through a model of one seed; give it, and its LSTMs by name."""
+    """Run one evaluation sequence through a model of one seed; give it, and its LSTMs by name."""
     task, model = config.task, build(config)
     batch = evaluation_batch(config)
     picture = task.picture(batch) if hasattr(task, "picture") else Picture()
@@ -97,13 +97,13 @@ def look(config: Config, params: ModelParams) -> tuple[Example, dict[str, Inside
     inside = {}
     for name, trace in traces.items():
         shown = jax.tree.map(lambda a: np.asarray(a[first:last], np.float32), trace)
-        unusual = _deviation(cells[name], valid)[first:last] if few > 1 else None
+        scale = np.abs(np.where(valid[..., None], cells[name], 0)).max(axis=(0, 1))
         if picture.memory is None:
-            inside[name] = Inside(shown, unusual, *_by_slowness(cells[name], valid), probe=None)
+            inside[name] = Inside(shown, scale, *_by_slowness(cells[name], valid), probe=None)
         else:
             memory = np.asarray(picture.memory, np.float64)[rows, :T]
             memory = np.where(valid, memory, np.nan)
-            inside[name] = Inside(shown, unusual, *_by_memory(cells[name], memory, picture.memory_name, (first, last)))
+            inside[name] = Inside(shown, scale, *_by_memory(cells[name], memory, picture.memory_name, (first, last)))
     return example, inside
 
 
@@ -176,14 +176,6 @@ def _example(
     return Example(
         first, task.every_step, x[first:last], picture.inputs, drawn[first:last], names, values, classes, legal
     )
-
-
-def _deviation(c: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """What the last row's cells have and others do not, of cells [B, T, N]: [T, N]."""
-    among = valid[..., None]
-    mean = np.sum(c, axis=0, where=among) / np.maximum(valid.sum(axis=0), 1)[:, None]
-    spread = np.sqrt(np.sum(np.square(c - mean), axis=(0, 1), where=among) / max(valid.sum(), 1))
-    return (c[-1] - mean) / np.maximum(spread, 1e-9)
 
 
 def _by_slowness(c: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, str]:

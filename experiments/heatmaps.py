@@ -42,8 +42,7 @@ def inside(example: Example, found: Inside) -> Figure:
     trace, probe = found.trace, found.probe
     N = trace.c.shape[1]
     tall = float(np.clip(0.03 * N, 0.75, 1.3))
-    maps = 5 if found.deviation is None else 6
-    heights = [_input_height(example), *([1.3] if probe else []), *[tall] * maps]
+    heights = [_input_height(example), *([1.3] if probe else []), *[tall] * 5]
     with plt.rc_context(STYLE):
         figure, axes = _panels(heights)
         _draw_input(axes[0], example)
@@ -57,14 +56,12 @@ def inside(example: Example, found: Inside) -> Figure:
             axis.plot(t, probe.all_cells, color=BLUE, linewidth=1.1, label=label)
             axis.set_title("what the cells hold, read linearly")
             axis.legend(fontsize=7.5, loc="upper left", bbox_to_anchor=(0, -0.02), ncols=1)
-            _letters(axis, example)
         for axis in rest:
             axis.set_ylabel(f"{N} units")
             axis.set_yticks([])
-        _signed(figure, rest.pop(0), example, trace.c[:, found.order], "cell c")
-        if found.deviation is not None:
-            title = "cell c, less its mean over other sequences at that step, in standard deviations"
-            _signed(figure, rest.pop(0), example, found.deviation[:, found.order], title)
+        title = f"cell c, as a share of each unit's largest ({found.scale.min():.2g} to {found.scale.max():.2g})"
+        cells = trace.c / np.maximum(found.scale, 1e-9)
+        _heat(figure, rest.pop(0), example, cells[:, found.order], "RdBu_r", (-1.0, 1.0), title)
         for name, title in GATES:
             gate = np.clip(getattr(trace, name)[:, found.order], LOGITS[0], LOGITS[-1])
             ends = _logit(LOGITS[0]), _logit(LOGITS[-1])
@@ -72,7 +69,8 @@ def inside(example: Example, found: Inside) -> Figure:
                 figure, rest.pop(0), example, _logit(gate), "Greys", ends, f"{title} (white closed, black open)"
             )
             bar.set_ticks([_logit(p) for p in LOGITS], labels=map(str, LOGITS))
-        _signed(figure, rest.pop(0), example, trace.g[:, found.order], "candidate g")
+        limit = float(np.nanmax(np.abs(trace.g), initial=1e-9))
+        _heat(figure, rest.pop(0), example, trace.g[:, found.order], "RdBu_r", (-limit, limit), "candidate g")
         _time_axis(axes, example)
     plt.close(figure)
     return figure
@@ -93,8 +91,13 @@ def _steps(example: Example) -> np.ndarray:
 def _time_axis(axes: Any, example: Example) -> None:
     t = _steps(example)
     axes[-1].set_xlim(t[0] - 0.5, t[-1] + 0.5)
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[-1].set_xlabel("time step")
+    symbols = _symbols(example)
+    if symbols is None or example.inputs is None or len(t) > LETTERS:
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[-1].set_xlabel("time step")
+    else:
+        axes[-1].set_xticks(t, [example.inputs[s] for s in symbols], fontsize=8)
+        axes[-1].set_xlabel(f"input symbol of time steps {t[0]} to {t[-1]}")
 
 
 def _symbols(example: Example) -> np.ndarray | None:
@@ -129,17 +132,6 @@ def _draw_input(axis: Any, example: Example) -> None:
         vmin=-limit if signed else 0, vmax=limit, extent=(t[0] - 0.5, t[-1] + 0.5, D - 0.5, -0.5),
     )  # fmt: skip
     _rows(axis, example.inputs, D)
-    _letters(axis, example)
-
-
-def _letters(axis: Any, example: Example) -> None:
-    """Write the symbols of a one-hot input above a panel."""
-    symbols = _symbols(example)
-    if symbols is None or example.inputs is None or len(symbols) > LETTERS:
-        return
-    for t, symbol in zip(_steps(example), symbols, strict=True):
-        place = axis.get_xaxis_transform()
-        axis.text(t, 1.01, example.inputs[symbol], transform=place, ha="center", va="bottom", fontsize=8, color=INK)
 
 
 def _rows(axis: Any, names: Sequence[str] | None, K: int) -> None:
@@ -214,13 +206,6 @@ def _draw_bars(axis: Any, example: Example) -> None:
 
 def _logit(p: Any) -> Any:
     return np.log(p) - np.log1p(-np.asarray(p))
-
-
-def _signed(figure: Figure, axis: Any, example: Example, values: np.ndarray, title: str) -> None:
-    """Draw a heat map around 0; the few largest values saturate."""
-    finite = np.abs(values[np.isfinite(values)])
-    limit = (float(np.quantile(finite, 0.995)) if finite.size else 0.0) or 1.0
-    _heat(figure, axis, example, values, "RdBu_r", (-limit, limit), title)
 
 
 def _heat(figure: Figure, axis: Any, example: Example, values: np.ndarray, cmap: str, limits: Any, title: str) -> Any:
