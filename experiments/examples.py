@@ -74,10 +74,10 @@ def median_seed(config: Config, summary: Mapping[str, Any]) -> tuple[int, str]:
 def look(config: Config, params: ModelParams) -> tuple[Example, dict[str, Inside]]:
     """Run one evaluation sequence through a model of one seed; give it, and its LSTMs by name."""
     task, model = config.task, build(config)
-    batch = evaluation_batch(config)
+    batch = jax.device_get(evaluation_batch(config))  # NumPy's: each small operation on a device would be compiled
     picture = task.picture(batch) if hasattr(task, "picture") else Picture()
     B, T, _ = batch.x.shape
-    lengths = np.full(B, T) if batch.lengths is None else np.asarray(batch.lengths)
+    lengths = np.full(B, T) if batch.lengths is None else batch.lengths
     row = _median(lengths) if picture.row is None else picture.row
     first, last = picture.steps or (0, min(int(lengths[row]), LONGEST if task.every_step else T))
     if task.every_step:
@@ -85,14 +85,14 @@ def look(config: Config, params: ModelParams) -> tuple[Example, dict[str, Inside
     few = max(1, min(PROBED, B, PROBED_VALUES // (T * config.model.units)))
     rows = np.append(np.delete(np.arange(B), row)[: few - 1], row)  # the one drawn comes last
     lengths = np.minimum(lengths[rows], T)
-    cut = Batch(batch.x[rows, :T], (), None if batch.lengths is None else jnp.asarray(lengths, jnp.int32))
+    cut = Batch(batch.x[rows, :T], (), None if batch.lengths is None else lengths)
     if batch.reset is not None:
         cut = cut._replace(reset=batch.reset[rows, :T])
     traces, cells, outputs = jax.device_get(jax.jit(_run, static_argnums=0)(model, params, cut))
 
     target = batch.target if picture.target is None else picture.target
     target = jax.tree.map(lambda a: np.asarray(a[row]), target)
-    example = _example(task, picture, (first, last), np.asarray(cut.x[-1]), outputs, target)
+    example = _example(task, picture, (first, last), cut.x[-1], outputs, target)
     valid = np.arange(T)[None] < lengths[:, None]
     inside = {}
     for name, trace in traces.items():

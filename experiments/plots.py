@@ -38,12 +38,12 @@ def curves(
     """
     panels = {"training loss": losses, **metrics}
     with plt.rc_context(STYLE):
-        height = 2.3 * len(panels) + 0.5
+        height = 1.75 * len(panels) + 0.5
         figure, axes = plt.subplots(
             len(panels), 1, figsize=(7.2, height), sharex=True, layout="constrained", squeeze=False
         )
         for axis, (name, (steps, values)) in zip(axes[:, 0], panels.items(), strict=True):
-            _over_seeds(axis, np.asarray(steps), np.asarray(values, float))
+            _over_seeds(axis, np.asarray(steps), np.asarray(values, float), named=axis is axes[0, 0])
             for (label, level), style in zip(marks.get(name, {}).items(), ("--", ":"), strict=False):
                 axis.axhline(level, color=ORANGE, linestyle=style, linewidth=1.2, label=f"{label} {level:.4g}")
             axis.set_title(name)
@@ -126,17 +126,19 @@ def forecast(
     return figure
 
 
-def _over_seeds(axis: Any, steps: np.ndarray, values: np.ndarray) -> None:
+def _over_seeds(axis: Any, steps: np.ndarray, values: np.ndarray, named: bool) -> None:
+    """Draw lines or bands, with names for the legend if asked."""
     seeds = values.shape[1]
+    all_, half, middle_name = ("all seeds", "the middle half", f"median of {seeds} seeds") if named else (None,) * 3
     if seeds < MANY:
         axis.plot(steps, values, color=BLUE, linewidth=0.9, alpha=0.5 if seeds > 1 else 1.0)
     else:
         least, low, high, most = _quantiles(values, (0.0, *QUARTILES, 1.0))
-        axis.fill_between(steps, least, most, color=BLUE, alpha=0.12, linewidth=0, label="all seeds")
-        axis.fill_between(steps, low, high, color=BLUE, alpha=0.3, linewidth=0, label="the middle half")
+        axis.fill_between(steps, least, most, color=BLUE, alpha=0.12, linewidth=0, label=all_)
+        axis.fill_between(steps, low, high, color=BLUE, alpha=0.3, linewidth=0, label=half)
     if seeds > 1:
         middle = _quantiles(values, (0.5,))[0]
-        axis.plot(steps, middle, color=BLUE, linewidth=1.8, label=f"median of {seeds} seeds")
+        axis.plot(steps, middle, color=BLUE, linewidth=1.8, label=middle_name)
     _log_where_wide(axis, values)
 
 

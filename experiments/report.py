@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def finish(config: Config, path: Path, params: ModelParams, step: int, seconds: 
 def example_figures(config: Config, params: ModelParams, summary: Mapping[str, Any]) -> dict[str, Drawing]:
     """Draw one evaluation sequence through one of the models: from outside, and from inside each of its LSTMs."""
     seed, which = examples.median_seed(config, summary)
-    example, lstms = examples.look(config, jax.tree.map(lambda leaf: leaf[seed], params))
+    example, lstms = examples.look(config, jax.tree.map(lambda leaf: leaf[seed], jax.device_get(params)))
     note = f"The model is {which}."
     if not example.every_step and len(lstms) == 1:
         note += " It is trained at the last step alone: before, the readout shows what it would have said then."
@@ -103,7 +104,7 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
     """
     summaries = {name: section.summary for name, section in sections.items()}
     configs = {name: section.config for name, section in sections.items()}
-    intro = experiment.header.replace(MARKER, "").strip()
+    intro = re.sub(r"\n +", " ", experiment.header.replace(MARKER, "").strip())  # what was broken for a file flows here
     seconds = sum(summary["seconds"] for summary in summaries.values())
     parts = [
         f"<h1>{_text(experiment.name)}</h1>",
@@ -145,6 +146,9 @@ def _curve(config: Config, lines: list[dict[str, Any]]) -> Figure:
     scored = [line for line in lines if set(line) - {"step", "loss", "losses"}]
     names = _metrics(lines)
     steps = [line["step"] for line in scored]
+    if config.target is not None:
+        first = config.target.metric
+        names.sort(key=lambda name: name != first)
     metrics = {name: (steps, np.array([line[name] for line in scored], float)) for name in names}
     marks: dict[str, dict[str, float]] = {
         name: {"baseline": value} for name, value in config.task.baseline().items() if name in metrics

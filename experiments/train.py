@@ -149,8 +149,12 @@ def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
 
 def evaluation_batch(config: Config) -> Batch:
     """Draw the config's fixed evaluation set."""
-    key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
-    return jax.jit(config.task.evaluation)(key)
+    return _evaluation(config.task, config.train.seed)
+
+
+@functools.lru_cache(maxsize=1)  # the report of a run draws one of the sequences that its training was scored on
+def _evaluation(task: Any, seed: int) -> Batch:
+    return jax.jit(task.evaluation)(jax.random.fold_in(jax.random.key(seed), EVALUATION))
 
 
 def check(config: Config, where: str) -> None:

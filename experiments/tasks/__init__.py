@@ -64,6 +64,7 @@ class Task(Protocol):
       of the form "test MSE/AR(9)" are laid out as a table with a row for what stands before the slash.
     - `figures(predict) -> dict[str, matplotlib.figure.Figure]`: pictures for the report, by title.
     - `picture(batch) -> Picture`: names, and what a cell has to remember, for the pictures of one evaluation sequence.
+      The batch is the evaluation set in NumPy's arrays, and so are those of the Picture.
     """
 
     @property

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from experiments.tasks import Batch, Picture
@@ -72,8 +73,8 @@ class Lag:
 
     def picture(self, batch: Batch) -> Picture:
         """The cells have to hold the last values, the oldest of which is the next answer."""
-        oldest = jnp.pad(
-            batch.x[:, : self.length - self.lag + 1, 0], ((0, 0), (self.lag - 1, 0)), constant_values=jnp.nan
+        oldest = np.pad(
+            batch.x[:, : self.length - self.lag + 1, 0], ((0, 0), (self.lag - 1, 0)), constant_values=np.nan
         )
         name = f"x[t-{self.lag - 1}], the next answer" if self.lag > 1 else "x[t], the next answer"
         return Picture(memory=oldest, memory_name=name)

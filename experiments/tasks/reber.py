@@ -137,11 +137,11 @@ class EmbeddedReber:
     def picture(self, batch: Batch) -> Picture:
         """The cells have to hold the outer symbol from the second step until it comes again."""
         assert batch.lengths is not None
-        step = jnp.arange(batch.x.shape[1])[None, :]
+        step = np.arange(batch.x.shape[1])[None, :]
         outer = batch.x[:, 1, SYMBOLS.index("T")] - batch.x[:, 1, SYMBOLS.index("P")]
         inner = (step >= 1) & (step < batch.lengths[:, None] - 1)
         return Picture(
-            inputs=SYMBOLS, outputs=SYMBOLS, memory=jnp.where(inner, outer[:, None], jnp.nan),
+            inputs=SYMBOLS, outputs=SYMBOLS, memory=np.where(inner, outer[:, None], np.nan),
             memory_name="the outer symbol (T: 1, P: -1)",
         )  # fmt: skip
 
