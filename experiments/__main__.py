@@ -51,7 +51,8 @@ def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     program.check(experiment, options.config)
     path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
     console = Console(markup=False)
-    sections, page = program.train_all(experiment, path, console, resume=options.resume, overwrite=options.overwrite)
+    how = {"resume": options.resume, "overwrite": options.overwrite, "profile": options.profile}
+    sections, page = program.train_all(experiment, path, console, **how)
     return _conclude(console, experiment, sections, page, options.check)
 
 
@@ -138,7 +139,8 @@ def _dispatch(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     trainer = commands.add_parser(
         "train", help="train a config", allow_abbrev=False, add_help=False,
-        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--TABLE.KEY VALUE ...]",
+        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--profile] "
+        "[--TABLE.KEY VALUE ...]",
         epilog="Any key of the config can be overridden: --train.steps 9 --model.units 64 --model.lstm.activation relu."
         " `train CONFIG --help` lists them.",
     )  # fmt: skip
@@ -151,6 +153,7 @@ def _dispatch(arguments: list[str]) -> int:
     how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
     trainer.add_argument("--check", action="store_true", help="exit status 1 when a target is missed")
     trainer.add_argument("--cases", metavar="A,B", help="only these of the config's cases")
+    trainer.add_argument("--profile", action="store_true", help="write a profile of a few calls to DIR/profile")
     trainer.add_argument("-h", "--help", action="store_true", help="show this, and with CONFIG its keys")
     for name, text in (
         ("evaluate", "score a run's last checkpoint"),

@@ -85,25 +85,25 @@ def look(config: Config, params: ModelParams) -> tuple[Example, dict[str, Inside
     few = max(1, min(PROBED, B, PROBED_VALUES // (T * config.model.units)))
     rows = np.append(np.delete(np.arange(B), row)[: few - 1], row)  # the one drawn comes last
     lengths = np.minimum(lengths[rows], T)
-    cut = Batch(batch.x[rows, :T], (), None if batch.lengths is None else lengths)
+    cut = Batch(batch.x[rows, :T], (), None if batch.lengths is None else jnp.asarray(lengths, jnp.int32))
     if batch.reset is not None:
         cut = cut._replace(reset=batch.reset[rows, :T])
-    traces, cells, outputs = jax.device_get(jax.jit(_run, static_argnums=0)(model, params, cut))
+    trace, cells, outputs = jax.device_get(jax.jit(_run, static_argnums=0)(model, params, cut))
 
     target = batch.target if picture.target is None else picture.target
     target = jax.tree.map(lambda a: np.asarray(a[row]), target)
-    example = _example(task, picture, (first, last), cut.x[-1], outputs, target)
+    example = _example(task, picture, (first, last), np.asarray(cut.x[-1]), outputs, target)
     valid = np.arange(T)[None] < lengths[:, None]
     inside = {}
-    for name, trace in traces.items():
-        shown = jax.tree.map(lambda a: np.asarray(a[first:last], np.float32), trace)
-        scale = np.abs(np.where(valid[..., None], cells[name], 0)).max(axis=(0, 1))
+    for (name, one), c in zip(_by_name(trace), cells, strict=True):
+        shown = jax.tree.map(lambda a: np.asarray(a[first:last], np.float32), one)
+        scale = np.abs(np.where(valid[..., None], c, 0)).max(axis=(0, 1))
         if picture.memory is None:
-            inside[name] = Inside(shown, scale, *_by_slowness(cells[name], valid), probe=None)
+            inside[name] = Inside(shown, scale, *_by_slowness(c, valid), probe=None)
         else:
             memory = np.asarray(picture.memory, np.float64)[rows, :T]
             memory = np.where(valid, memory, np.nan)
-            inside[name] = Inside(shown, scale, *_by_memory(cells[name], memory, picture.memory_name, (first, last)))
+            inside[name] = Inside(shown, scale, *_by_memory(c, memory, picture.memory_name, (first, last)))
     return example, inside
 
 
@@ -111,20 +111,21 @@ def _median(lengths: np.ndarray) -> int:
     return int(np.flatnonzero(lengths == np.sort(lengths)[len(lengths) // 2])[0])
 
 
-def _run(model: SequenceModel, params: ModelParams, batch: Batch) -> tuple[dict, dict, jax.Array]:
-    """Give the traces of the last row [T, N], the cells of all rows [B, T, N], and the outputs of the last [T, K]."""
+def _run(model: SequenceModel, params: ModelParams, batch: Batch) -> tuple[Any, list[jax.Array], jax.Array]:
+    """Give the trace of the last row [T, N], the cells of all rows [B, T, N], and the outputs of the last [T, K]."""
     options = {"lengths": batch.lengths, "reset": batch.reset}
     state = model.initial_state(batch.x.shape[0])
-    found = dict(_by_name(jlstm.inspect(model.layer, params.lstm, state, batch.x, **options)))
+    trace = jlstm.inspect(model.layer, params.lstm, state, batch.x, **options)
+    lstms = [one for _, one in _by_name(trace)]
     outputs = model.apply(params, state, batch.x, **options)[1][-1]
     if outputs.ndim == 1:
-        T, top = batch.x.shape[1], list(found)[-1]
+        T = batch.x.shape[1]
         if _reads_forwards(model.layer):
-            outputs = read(params.readout, found[top].h[-1].astype(outputs.dtype))
+            outputs = read(params.readout, lstms[-1].h[-1].astype(outputs.dtype))
         else:
             last = T - 1 if batch.lengths is None else batch.lengths[-1] - 1
             outputs = jnp.full((T, outputs.shape[0]), jnp.nan, outputs.dtype).at[last].set(outputs)
-    return jax.tree.map(lambda a: a[-1], found), {name: trace.c for name, trace in found.items()}, outputs
+    return jax.tree.map(lambda a: a[-1], trace), [one.c for one in lstms], outputs
 
 
 def _reads_forwards(layer: Any) -> bool:

@@ -20,6 +20,7 @@ import optax
 from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
 from experiments.model import ModelParams, SequenceModel, build
+from experiments.profiling import Profiler
 from experiments.rundir import Lines, RunError, Stopped, read_lines
 from experiments.tasks import Batch
 
@@ -199,13 +200,19 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
         yield step
 
 
-def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[float | None]]], None]) -> Trained:
+def run(
+    config: Config,
+    path: Any,
+    report: Callable[[int, float, dict[str, list[float | None]]], None],
+    profiler: Profiler | None = None,
+) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
         path: its directory, locked and prepared.
         report: called with (step, mean loss, metrics so far) as losses come in.
+        profiler: told of every call.
 
     Raises:
         Stopped: a loss or a parameter is not finite; what was last good is saved.
@@ -234,7 +241,8 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
 
     def log(first: int, end: int, losses: Array, scores: dict[str, Array]) -> None:
         """Write the lines of one call; an evaluation belongs to its last step."""
-        values = np.asarray(losses)
+        with jax.profiler.TraceAnnotation(f"wait for steps {first + 1} to {end}"):
+            values = np.asarray(losses)
         found = {name: [_plain(v) for v in np.asarray(value)] for name, value in scores.items()}
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
@@ -255,14 +263,18 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
             evaluations.append({"step": end, **found})
         report(end, float(values[end - first - 1].mean()), found)
 
+    pending, first, done, warm = None, start, results.succeeded(config, evaluations), False
     try:
-        pending, first, done = None, start, results.succeeded(config, evaluations)
         for end in call_ends(train, start):
             if done:
                 break
-            state, losses = call(state, end)
+            if profiler is not None:
+                profiler.before_call(first, warm, state)
+            with jax.profiler.TraceAnnotation(f"dispatch steps {first + 1} to {end}"):
+                state, losses = call(state, end)
             last = end == train.steps
             scores = evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
+            warm = warm or bool(scores)
             if pending is not None:
                 log(*pending)
             pending, first = (first, end, losses, scores), end
@@ -275,6 +287,8 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
                 pending = None
                 save(end)
     finally:
+        if profiler is not None:
+            profiler.close(first)
         metrics.close()
         timing.close()
     return Trained(state.params, int(state.step), seconds())

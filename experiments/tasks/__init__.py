@@ -45,9 +45,9 @@ class Picture(NamedTuple):
 
     inputs: Sequence[str] | None = None
     outputs: Sequence[str] | None = None
-    target: Array | None = None
+    target: Any = None
     output: Callable[[Array], Array] | None = None
-    memory: Array | None = None
+    memory: Any = None
     memory_name: str = ""
     row: int | None = None
     steps: tuple[int, int] | None = None
