@@ -12,6 +12,11 @@ from typing import Any
 PACKAGES = ("jlstm", "jax", "jaxlib", "numpy", "flax", "equinox", "dm-haiku", "keras", "torch", "onnxruntime")
 
 
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe() -> dict[str, Any]:
     """Describe the machine and the versions."""
     versions = {}
@@ -22,7 +27,7 @@ def describe() -> dict[str, Any]:
             versions[name] = None
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
