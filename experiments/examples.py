@@ -19,7 +19,9 @@ PROBED_VALUES = 2_000_000  # values of cells in them, at most: longer sequences 
 
 
 class Example(NamedTuple):
-    """One sequence, for T steps from step `first` on. Of the three kinds of target, those of the task are not None.
+    """One sequence, chosen as row_name says, for T steps from step `first` on.
+
+    Of the three kinds of target, those that the task has are not None.
 
     outputs: as they are drawn, see Picture. Without `every_step` the last row alone is what the model was trained to
         give; those before are the readout of each step's h, or NaN where the layer reads both ways.
@@ -29,6 +31,7 @@ class Example(NamedTuple):
     """
 
     first: int
+    row_name: str
     every_step: bool
     x: np.ndarray  # [T, D]
     inputs: Sequence[str] | None  # D names
@@ -173,10 +176,10 @@ def _example(
     chances = classes is not None or legal is not None
     draw = picture.output or (lambda a: jax.nn.softmax(a, axis=-1) if chances else a)
     drawn = np.asarray(draw(jnp.asarray(outputs)[None]))[0]
-    names = picture.outputs
     return Example(
-        first, task.every_step, x[first:last], picture.inputs, drawn[first:last], names, values, classes, legal
-    )
+        first, picture.row_name, task.every_step, x[first:last], picture.inputs, drawn[first:last], picture.outputs,
+        values, classes, legal,
+    )  # fmt: skip
 
 
 def _by_slowness(c: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, str]:

@@ -93,7 +93,7 @@ def _time_axis(axes: Any, example: Example) -> None:
     axes[-1].set_xlim(t[0] - 0.5, t[-1] + 0.5)
     symbols = _symbols(example)
     if symbols is None or example.inputs is None or len(t) > LETTERS:
-        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes[-1].set_xlabel("time step")
     else:
         axes[-1].set_xticks(t, [example.inputs[s] for s in symbols], fontsize=8)
@@ -121,6 +121,8 @@ def _draw_input(axis: Any, example: Example) -> None:
         for d, color in zip(range(D), COLORS, strict=False):
             few = len(np.unique(x[:, d])) <= 3
             style: Any = {"drawstyle": "steps-mid"} if few else {}
+            if len(t) == 1:
+                style = {"marker": "o"}
             axis.plot(t, x[:, d], color=color, linewidth=1.1, label=names[d], zorder=3 - d, **style)
         if D > 1:
             axis.legend(fontsize=8, ncols=D, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
@@ -149,15 +151,16 @@ def _draw_lines(axis: Any, example: Example, figure: Figure) -> None:
         name = (example.names[k] if example.names else f"{k}") + " " if K > 1 else ""
         if example.values is not None:
             target = example.values[:, k]
-            if np.isfinite(target).sum() == 1:
+            if np.isfinite(target).sum() == 1:  # alone, it would be no line
                 axis.axhline(target[np.isfinite(target)][0], color=INK, linewidth=0.8, linestyle=":")
                 axis.plot(t, target, "o", color=INK, markersize=7, markerfacecolor="none", label=f"{name}target")
             else:
                 axis.plot(t, target, color=INK, linewidth=3, alpha=0.35, label=f"{name}target")
         label = f"{name}output" if example.every_step else f"{name}readout of each step's h"
         axis.plot(t, example.outputs[:, k], color=color, linewidth=1.3, label=label)
-        if not example.every_step:
-            axis.plot(t[-1], example.outputs[-1, k], "o", color=color, markersize=4, label=f"{name}output")
+        if not example.every_step or len(t) == 1:
+            label = f"{name}output" if not example.every_step else None
+            axis.plot(t[-1], example.outputs[-1, k], "o", color=color, markersize=4, label=label)
     axis.set_title("output and target")
     axis.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 

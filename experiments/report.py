@@ -65,7 +65,7 @@ def example_figures(config: Config, params: ModelParams, summary: Mapping[str, A
     """Draw one evaluation sequence through one of the models: from outside, and from inside each of its LSTMs."""
     seed, which = examples.median_seed(config, summary)
     example, lstms = examples.look(config, jax.tree.map(lambda leaf: leaf[seed], jax.device_get(params)))
-    note = f"The model is {which}."
+    note = f"The sequence is {example.row_name}; the model is {which}."
     if not example.every_step and len(lstms) == 1:
         note += " It is trained at the last step alone: before, the readout shows what it would have said then."
     found = {"One evaluation sequence": Drawing(_png(heatmaps.outside(example)), note)}
@@ -219,7 +219,7 @@ pre.intro { white-space: pre-wrap; font-family: inherit; font-size: .95rem; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .verdict { font-weight: 600; } .met { color: var(--good); } .missed { color: var(--bad); }
 figure { margin: 1rem 0 1.5rem; } figcaption { margin-bottom: .4rem; } figcaption p { margin: .2rem 0; }
-img { width: 100%; min-width: 34rem; max-width: 45rem; height: auto; background: #fff; border-radius: 6px; }
+img { width: 100%; min-width: 30rem; max-width: 52rem; height: auto; background: #fff; border-radius: 6px; }
 """
 
 PAGE = """<!doctype html>

@@ -39,6 +39,7 @@ class Picture(NamedTuple):
     memory: [B, T], what has to be known after each step to answer later ones; NaN where nothing has.
     memory_name: it in words, "the sum of the marked values so far".
     row: the sequence that is drawn; None: the first of median length.
+    row_name: why that one, in words.
     steps: its first and last step (exclusive) that are drawn; None: all, or the first 120 of a longer one with a
         target at every step.
     """
@@ -50,6 +51,7 @@ class Picture(NamedTuple):
     memory: Any = None
     memory_name: str = ""
     row: int | None = None
+    row_name: str = "the first of median length"
     steps: tuple[int, int] | None = None
 
 

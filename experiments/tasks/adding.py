@@ -101,4 +101,7 @@ class Adding:
         """The cells have to hold the sum so far."""
         value, marker = batch.x[..., 0], batch.x[..., 1]
         so_far = np.cumsum(np.where(marker == 1.0, value, 0.0), axis=1)
-        return Picture(inputs=("value", "marker"), memory=so_far, memory_name="the sum of the marked values so far")
+        return Picture(
+            inputs=("value", "marker"), memory=so_far, memory_name="the sum of the marked values so far",
+            row=int(np.argmax(np.abs(so_far[:, -1]))), row_name="the one with the largest sum",
+        )  # fmt: skip

@@ -73,8 +73,6 @@ class Lag:
 
     def picture(self, batch: Batch) -> Picture:
         """The cells have to hold the last values, the oldest of which is the next answer."""
-        oldest = np.pad(
-            batch.x[:, : self.length - self.lag + 1, 0], ((0, 0), (self.lag - 1, 0)), constant_values=np.nan
-        )
+        echo = np.pad(batch.x[..., 0], ((0, 0), (self.lag, 0)), constant_values=np.nan)
         name = f"x[t-{self.lag - 1}], the next answer" if self.lag > 1 else "x[t], the next answer"
-        return Picture(memory=oldest, memory_name=name)
+        return Picture(target=echo[:, : self.length, None], memory=echo[:, 1 : self.length + 1], memory_name=name)
