@@ -10,12 +10,13 @@ from experiments.tasks.adding_unit import AddingUnit
 
 TASK = AddingUnit(length=41)  # odd: halves of 20 and 21 pairs
 SAMPLE = jax.jit(TASK.sample, static_argnums=2)
+KEY = jax.random.key(0)
 MANY = 20_000  # for frequencies: a share of p is then known to sqrt(p (1 - p) / MANY), below 0.004
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    _, batch = SAMPLE(jax.random.key(3), (), MANY)
+    _, batch = SAMPLE(KEY, (), MANY)
     assert batch.lengths is None
     return np.asarray(batch.x), np.asarray(batch.target)
 
@@ -60,14 +61,12 @@ def test_metric_is_the_mean_squared_error():
     assert float(TASK.metrics(target + jnp.array([[0.1], [-0.3]]), batch)["mse"]) == pytest.approx(0.05)
 
 
-def test_evaluation_has_1000_sequences_and_none_of_training():
-    key = jax.random.key(0)
-    evaluation = jax.jit(TASK.evaluation)(key)
-    assert evaluation.x.shape == (1000, 41, 2)
-    _, training = SAMPLE(key, (), 1000)
-    rows = {x.tobytes() for x in np.asarray(evaluation.x)}
+def test_evaluation_has_1000_sequences_and_none_of_training(drawn):
+    evaluation = np.asarray(jax.jit(TASK.evaluation)(KEY).x)
+    assert evaluation.shape == (1000, 41, 2)
+    rows = {x.tobytes() for x in evaluation}
     assert len(rows) == 1000
-    assert not rows & {x.tobytes() for x in np.asarray(training.x)}
+    assert not rows & {x.tobytes() for x in drawn[0]}
 
 
 def test_sample_is_a_function_of_its_key():

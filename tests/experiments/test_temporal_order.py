@@ -12,6 +12,7 @@ from experiments.tasks.temporal_order import TemporalOrder
 
 MANY = 8192  # for frequencies: a share of p is then known to sqrt(p (1 - p) / MANY), below 0.006
 SAMPLE = jax.jit(lambda task, key, n: task.sample(key, (), n)[1], static_argnums=(0, 2))
+KEY = jax.random.key(0)
 PLACES = {2: [(10, 20), (50, 60)], 3: [(10, 20), (33, 43), (66, 76)]}  # as the paper gives them, ends included
 
 
@@ -27,7 +28,7 @@ def texts(batch):
 
 @pytest.fixture(scope="module", params=[2, 3])
 def drawn(request):
-    return request.param, SAMPLE(TemporalOrder(request.param), jax.random.key(3), MANY)
+    return request.param, SAMPLE(TemporalOrder(request.param), KEY, MANY)
 
 
 def test_shapes_and_dtypes(drawn):
@@ -95,11 +96,11 @@ def test_baseline_is_what_equal_outputs_score(drawn):
     assert float(found["accuracy"]) == pytest.approx(expected["accuracy"], abs=5 * np.sqrt(0.25 * 0.75 / MANY))
 
 
-def test_evaluation_has_2560_sequences_and_none_of_training():
-    task, key = TemporalOrder(3), jax.random.key(0)
-    evaluation = jax.jit(task.evaluation)(key)
+def test_evaluation_has_2560_sequences_and_none_of_training(drawn):
+    marks, batch = drawn
+    evaluation = jax.jit(TemporalOrder(marks).evaluation)(KEY)
     assert evaluation.x.shape == (2560, 110, 8)
-    assert not set(texts(evaluation)) & set(texts(SAMPLE(task, key, 2560)))
+    assert not set(texts(evaluation)) & set(texts(batch))
 
 
 def test_sample_is_a_function_of_its_key():
