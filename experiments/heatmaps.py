@@ -153,14 +153,23 @@ def _draw_lines(axis: Any, example: Example, figure: Figure) -> None:
             target = example.values[:, k]
             if np.isfinite(target).sum() == 1:  # alone, it would be no line
                 axis.axhline(target[np.isfinite(target)][0], color=INK, linewidth=0.8, linestyle=":")
-                axis.plot(t, target, "o", color=INK, markersize=7, markerfacecolor="none", label=f"{name}target")
+                axis.plot(
+                    t,
+                    target,
+                    "o",
+                    color=INK,
+                    markersize=7,
+                    markerfacecolor="none",
+                    clip_on=False,
+                    label=f"{name}target",
+                )
             else:
                 axis.plot(t, target, color=INK, linewidth=3, alpha=0.35, label=f"{name}target")
         label = f"{name}output" if example.every_step else f"{name}readout of each step's h"
         axis.plot(t, example.outputs[:, k], color=color, linewidth=1.3, label=label)
         if not example.every_step or len(t) == 1:
             label = f"{name}output" if not example.every_step else None
-            axis.plot(t[-1], example.outputs[-1, k], "o", color=color, markersize=4, label=label)
+            axis.plot(t[-1], example.outputs[-1, k], "o", color=color, markersize=4, clip_on=False, label=label)
     axis.set_title("output and target")
     axis.legend(fontsize=8, ncols=4, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0)
 
