@@ -177,7 +177,7 @@ def _draw_lines(axis: Any, example: Example, figure: Figure) -> None:
 def _draw_chances(axis: Any, example: Example, figure: Figure) -> None:
     """Draw outputs as a heat map, a row an output, and mark what would be right."""
     t, K, shown = _steps(example), example.outputs.shape[1], example.outputs
-    small = 40.0 if len(t) <= LETTERS else 8.0
+    small = 40.0 if len(t) <= LETTERS or not example.every_step else 8.0
     extent = (t[0] - 0.5, t[-1] + 0.5, K - 0.5, -0.5)
     signed = np.nanmin(shown) < -0.05
     limit = max(1.0, float(np.nanmax(np.abs(shown))))
@@ -194,7 +194,7 @@ def _draw_chances(axis: Any, example: Example, figure: Figure) -> None:
         words.append("circle: what may come" if example.legal is not None else "circle: target above 0.5")
     if example.classes is not None:
         step = np.flatnonzero(example.classes >= 0)
-        axis.scatter(t[step], example.classes[step], s=small / 6, color=ORANGE)
+        axis.scatter(t[step], example.classes[step], s=small / 6 if len(step) > 1 else small, color=ORANGE)
         words.append("dot: what came" if example.legal is not None else "dot: right")
     _rows(axis, example.names, K)
     axis.set_title("output" + (f" ({', '.join(words)})" if words else ""))
