@@ -37,7 +37,8 @@ def describe() -> dict[str, Any]:
 def line(found: Mapping[str, Any]) -> str:
     """Say the machine and the versions in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
-    return f"{found['cores']} cores of {found['cpu']}, Python {found['python']}, {versions}"
+    count = "1 core" if found["cores"] == 1 else f"{found['cores']} cores"
+    return f"{count} of {found['cpu']}, Python {found['python']}, {versions}"
 
 
 class Others:
