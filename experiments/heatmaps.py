@@ -103,21 +103,21 @@ def _time_axis(axes: Any, example: Example) -> None:
 def _symbols(example: Example) -> np.ndarray | None:
     """The columns that are 1, where x is one-hot at every step."""
     x = example.x
-    if x.shape[1] > LINES and ((x == 0) | (x == 1)).all() and (x.sum(axis=1) == 1).all():
+    if x.shape[1] > 1 and ((x == 0) | (x == 1)).all() and (x.sum(axis=1) == 1).all():
         return x.argmax(axis=1)
     return None
 
 
 def _input_height(example: Example) -> float:
     D = example.x.shape[1]
-    return 1.0 if D <= LINES else min(0.3 + 0.12 * D, 2.2)
+    return 1.0 if D <= LINES and _symbols(example) is None else min(0.3 + 0.12 * D, 2.2)
 
 
 def _draw_input(axis: Any, example: Example) -> None:
     x, t, D = example.x, _steps(example), example.x.shape[1]
     names = example.inputs or [f"x{d}" for d in range(D)] if D > 1 else example.inputs or ["x"]
     axis.set_title("input")
-    if D <= LINES:
+    if D <= LINES and _symbols(example) is None:
         for d, color in zip(range(D), COLORS, strict=False):
             few = len(np.unique(x[:, d])) <= 3
             style: Any = {"drawstyle": "steps-mid"} if few else {}
@@ -151,20 +151,16 @@ def _draw_lines(axis: Any, example: Example, figure: Figure) -> None:
         name = (example.names[k] if example.names else f"{k}") + " " if K > 1 else ""
         if example.values is not None:
             target = example.values[:, k]
-            if np.isfinite(target).sum() == 1:  # alone, it would be no line
-                axis.axhline(target[np.isfinite(target)][0], color=INK, linewidth=0.8, linestyle=":")
-                axis.plot(
-                    t,
-                    target,
-                    "o",
-                    color=INK,
-                    markersize=7,
-                    markerfacecolor="none",
-                    clip_on=False,
-                    label=f"{name}target",
-                )
-            else:
-                axis.plot(t, target, color=INK, linewidth=3, alpha=0.35, label=f"{name}target")
+            there = np.isfinite(np.concatenate([[np.nan], target, [np.nan]]))
+            alone = there[1:-1] & ~there[:-2] & ~there[2:]  # no line would show these
+            label = f"{name}target"
+            if alone.any():
+                circle: Any = {"markersize": 7, "markerfacecolor": "none", "clip_on": False, "label": label}
+                axis.plot(t[alone], target[alone], "o", color=INK, **circle)
+                label = None
+            if alone.sum() == 1:
+                axis.axhline(target[alone][0], color=INK, linewidth=0.8, linestyle=":")
+            axis.plot(t, target, color=INK, linewidth=3, alpha=0.35, label=label)
         label = f"{name}output" if example.every_step else f"{name}readout of each step's h"
         axis.plot(t, example.outputs[:, k], color=color, linewidth=1.3, label=label)
         if not example.every_step or len(t) == 1:

@@ -33,10 +33,12 @@ class Picture(NamedTuple):
 
     inputs: D names of the columns of x; one letter each where x is one-hot.
     outputs: K names of the outputs.
-    target: [B, T, K] (every_step) or [B, K], drawn beside the outputs; NaN where there is none.
+    target: what stands beside the outputs, instead of batch.target: values [B, T, K], NaN where there is none, or
+        classes [B, T] int, -1 where there is none; without T unless every_step.
     output: what is drawn of the outputs [B, ..., K], such as jax.nn.sigmoid; None: softmax where the target is
         classes or a set of them, and the outputs as they are elsewhere.
-    memory: [B, T], what has to be known after each step to answer later ones; NaN where nothing has.
+    memory: [B, T] (or only the steps that are drawn and those before), what has to be known after each step to answer
+        later ones; NaN where nothing has.
     memory_name: it in words, "the sum of the marked values so far".
     row: the sequence that is drawn; None: the first of median length.
     row_name: why that one, in words.
