@@ -149,7 +149,27 @@ def die_in_save(number: int) -> None:
     ocp.CompositeCheckpointHandler.save = dying
 
 
+def die_in_call(number: int) -> None:
+    """Let the process end by SIGTERM before its n-th call, which other processes wait in."""
+    make = train.make_call
+
+    def dying(config, *more):
+        call, calls = make(config, *more), []
+
+        def counted(state, end):
+            calls.append(end)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return call(state, end)
+
+        return counted
+
+    train.make_call = dying
+
+
 if __name__ == "__main__":
+    if "KILL_IN_CALL" in os.environ:
+        die_in_call(int(os.environ["KILL_IN_CALL"]))
     if "KILL_IN_SAVE" in os.environ:
         die_in_save(int(os.environ["KILL_IN_SAVE"]))
     distributed.leave(cli.main(sys.argv[1:]))
