@@ -127,7 +127,8 @@ def session(options: Options, config: str) -> Iterator[Devices]:
                 f"process {jax.process_index()} has lost another process ({text}); "
                 "the same command with --resume goes on from the last checkpoint"
             ) from error
-        status = STOPPED if isinstance(error, Stopped) else UNUSABLE
+        unusable = isinstance(error, (ConfigError, RunError)) and not isinstance(error, Stopped)
+        status = UNUSABLE if unusable else STOPPED
         if devices.first:
             if devices.awaited:
                 with contextlib.suppress(Exception):
