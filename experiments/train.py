@@ -19,9 +19,10 @@ import optax
 
 from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
+from experiments.devices import ONE, Devices
 from experiments.model import ModelParams, SequenceModel, build
 from experiments.profiling import Profiler
-from experiments.rundir import Lines, RunError, Stopped, read_lines
+from experiments.rundir import Lines, RunError, Stopped, Unwritten, read_lines
 from experiments.tasks import Batch
 
 Array = jax.Array
@@ -91,13 +92,13 @@ def init(config: Config) -> TrainState:
     return TrainState(*one(keys), key=keys, step=jnp.zeros((), jnp.int32))
 
 
-def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
+def make_call(config: Config, devices: Devices = ONE) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
     """Build `call(state, end) -> (state, losses [steps_per_call, S])`, jitted, its state donated.
 
     It runs the steps up to `end`. A step whose losses or new parameters are not finite is not taken and ends the
     call, so the state is always the last good one; its row of losses is NaN.
     """
-    one = jax.vmap(_step(config), in_axes=(0, 0, 0, 0, 0, None))
+    one = jax.vmap(_step(config, devices), in_axes=(0, 0, 0, 0, 0, None))
 
     # A loop with a bound known at run time, where a scan has a fixed length: calls of every length are one program,
     # so where calls end cannot change a digit.
@@ -124,7 +125,7 @@ def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, A
         state, losses, _ = jax.lax.while_loop(going, body, (state, losses, jnp.asarray(True)))
         return state, losses
 
-    return jax.jit(call, donate_argnums=0)
+    return devices.jit(call, donate_argnums=0)
 
 
 def make_predict(config: Config) -> Callable[..., Array]:
@@ -138,14 +139,15 @@ def make_predict(config: Config) -> Callable[..., Array]:
     return jax.jit(predict)
 
 
-def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
+def make_evaluate(config: Config, devices: Devices = ONE) -> Callable[[ModelParams], dict[str, Array]]:
     """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
     task, model = config.task, build(config)
 
     def score(params, batch):
         return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
-    return functools.partial(jax.jit(score), batch=evaluation_batch(config))
+    batch = evaluation_batch(config)
+    return functools.partial(devices.jit(score), batch=devices.cut(batch, batch.x.shape[0]))
 
 
 def evaluation_batch(config: Config) -> Batch:
@@ -204,14 +206,16 @@ def run(
     config: Config,
     path: Any,
     report: Callable[[int, float, dict[str, list[float | None]]], None],
+    devices: Devices = ONE,
     profiler: Profiler | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
-        path: its directory, locked and prepared.
+        path: its directory, locked and prepared; only process 0 reads it and writes to it.
         report: called with (step, mean loss, metrics so far) as losses come in.
+        devices: where to compute. Every process of several makes this call.
         profiler: told of every call.
 
     Raises:
@@ -219,22 +223,27 @@ def run(
     """
     train = config.train
     began = time.monotonic()
-    state = init(config)
-    saved = checkpoint.latest(path / "checkpoints", state)
+    state = init(config) if devices.first else jax.eval_shape(lambda: init(config))
+    saved = checkpoint.latest(path / "checkpoints", state) if devices.first else None
     if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
         print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
         saved = None
     start, state = saved if saved is not None else (0, state)
-    metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
+    lines = Lines if devices.first else Unwritten
+    metrics, timing = lines(path / "metrics.jsonl", start), lines(path / "timing.jsonl", start)
     before = timing.last["seconds"] if timing.last else 0.0
-    evaluate, call = make_evaluate(config), make_call(config)
+    evaluations = results.evaluations(read_lines(path / "metrics.jsonl")) if devices.first else []
+    start, evaluations = devices.told([start, evaluations])
+    state = devices.given(state)
+    evaluate, call = make_evaluate(config, devices), make_call(config, devices)
     tables = to_tables(config)
-    evaluations = results.evaluations(read_lines(path / "metrics.jsonl"))
 
     def seconds() -> float:
         return before + time.monotonic() - began
 
     def save(step: int) -> None:
+        if not devices.first:
+            return
         metrics.sync()
         timing.append({"step": step, "seconds": round(seconds(), 3)})
         checkpoint.save(path / "checkpoints", step, state, tables)
@@ -247,7 +256,7 @@ def run(
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
             if not np.isfinite(row).all():
-                if step - 1 not in checkpoint.steps(path / "checkpoints"):
+                if devices.first and step - 1 not in checkpoint.steps(path / "checkpoints"):
                     save(step - 1)
                 raise Stopped(
                     f"{path}: loss or parameters not finite at step {step}; the state of step {step - 1} is saved"
@@ -291,7 +300,8 @@ def run(
             profiler.close(first)
         metrics.close()
         timing.close()
-    return Trained(state.params, int(state.step), seconds())
+    devices.awaited = True
+    return Trained(devices.local(state.params), int(state.step), seconds())
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
@@ -311,7 +321,7 @@ def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
     return saved[0], saved[1].params
 
 
-def _step(config: Config) -> Callable[..., tuple]:
+def _step(config: Config, devices: Devices) -> Callable[..., tuple]:
     """One step of one seed: draw, differentiate, update, constrain."""
     task, model, update = config.task, build(config), optimizer(config).update
     train = config.train
@@ -319,8 +329,9 @@ def _step(config: Config) -> Callable[..., tuple]:
     def step(params, opt_state, carry, stream, key, number):
         data_key = jax.random.fold_in(jax.random.fold_in(key, DATA), number)
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
-        stream, batch = task.sample(data_key, stream, train.batch_size)
+        stream, batch = devices.draw(task.sample, data_key, stream, train.batch_size)
         before = jax.lax.stop_gradient(carry) if train.stateful else model.initial_state(train.batch_size)
+        before = devices.split(before)
 
         def loss(params):
             after, outputs, penalty = model.penalised(
@@ -331,7 +342,7 @@ def _step(config: Config) -> Callable[..., tuple]:
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = update(gradient, opt_state, params)
         params = model.constrain(cast(ModelParams, optax.apply_updates(params, updates)))
-        return params, opt_state, after if train.stateful else (), stream, value
+        return params, opt_state, devices.split(after) if train.stateful else (), stream, value
 
     return step
 
