@@ -9,7 +9,8 @@ never stopped.
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -45,16 +46,39 @@ class TrainState(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training hands back: the parameters [S, ...], and the steps and seconds that they took."""
+    """What training hands back: its last state, and the seconds that it took."""
 
-    params: ModelParams
-    step: int
+    state: Any
     seconds: float
 
+    @property
+    def params(self) -> ModelParams:
+        """The parameters, [S, ...]."""
+        return self.state.params
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """Build the optimizer that `[optimizer]` describes."""
-    part = config.optimizer
+    @property
+    def step(self) -> int:
+        """The updates behind them."""
+        return int(self.state.step)
+
+
+class Program(NamedTuple):
+    """What `run` drives: the training of one config, `alone`, or of several (together.py); states have params, step.
+
+    init() -> state. call(state, end) -> (state, losses [steps_per_call, S]). evaluate(params) -> {metric: [S]}.
+    sound(losses [S]) -> whether training may go on after them. done(state, evaluations) -> whether success ends it.
+    """
+
+    init: Callable[[], Any]
+    call: Callable[[Any, int], tuple[Any, Array]]
+    evaluate: Callable[[ModelParams], Mapping[str, Array | np.ndarray]]
+    sound: Callable[[np.ndarray], bool]
+    done: Callable[[Any, list[dict[str, Any]]], bool]
+
+
+def optimizer(config: Config, inputs: Mapping[str, Array] | None = None) -> optax.GradientTransformation:
+    """Build the optimizer that `[optimizer]` describes; inputs stand for its numbers of the same names."""
+    part: Any = SimpleNamespace(**{**vars(config.optimizer), **(inputs or {})})
     rate = part.learning_rate
     if part.schedule == "cosine":
         rate = optax.cosine_decay_schedule(rate, max(config.train.steps - part.warmup, 1))
@@ -70,11 +94,22 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         "sgd": optax.sgd,
     }
     inner = make[part.name](rate)
-    return optax.chain(optax.clip_by_global_norm(part.clip), inner) if part.clip else inner
+    return optax.chain(optax.clip_by_global_norm(part.clip), inner) if config.optimizer.clip else inner
 
 
 def init(config: Config) -> TrainState:
     """Draw the state of step 0 for all seeds; model s depends on (train.seed, s) alone."""
+    return init_from(config, seed_keys(config.train))
+
+
+def seed_keys(train: Train) -> Array:
+    """Make the key of each seed, [S]."""
+    base = jax.random.key(train.seed)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, jnp.arange(train.seeds))
+
+
+def init_from(config: Config, keys: Array) -> TrainState:
+    """Draw the state of step 0, a model for each key."""
     task, model, train = config.task, build(config), config.train
 
     @jax.jit
@@ -85,8 +120,6 @@ def init(config: Config) -> TrainState:
         stream = task.stream(jax.random.fold_in(key, STREAM), train.batch_size)
         return params, optimizer(config).init(params), carry, stream
 
-    base = jax.random.key(train.seed)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, jnp.arange(train.seeds))
     return TrainState(*one(keys), key=keys, step=jnp.zeros((), jnp.int32))
 
 
@@ -96,7 +129,7 @@ def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, A
     It runs the steps up to `end`. A step whose losses or new parameters are not finite is not taken and ends the
     call, so the state is always the last good one; its row of losses is NaN.
     """
-    one = jax.vmap(_step(config), in_axes=(0, 0, 0, 0, 0, None))
+    one = jax.vmap(make_step(config), in_axes=(0, 0, 0, 0, 0, None))
 
     # A loop with a bound known at run time, where a scan has a fixed length: calls of every length are one program,
     # so where calls end cannot change a digit.
@@ -139,22 +172,34 @@ def make_predict(config: Config) -> Callable[..., Array]:
 
 def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
     """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
+    batch = jax.jit(config.task.evaluation)(evaluation_key(config.train))
+    return functools.partial(make_score(config), batch=batch)
+
+
+def evaluation_key(train: Train) -> Array:
+    """Make the key from which the evaluation set is drawn."""
+    return jax.random.fold_in(jax.random.key(train.seed), EVALUATION)
+
+
+def make_score(config: Config) -> Callable[..., dict[str, Array]]:
+    """Build `score(params, batch) -> {metric: [S]}`, jitted."""
     task, model = config.task, build(config)
-    key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
-    batch = jax.jit(task.evaluation)(key)
 
     def score(params, batch):
         return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
-    return functools.partial(jax.jit(score), batch=batch)
+    return jax.jit(score)
 
 
-def check(config: Config, where: str) -> None:
+def check(config: Config, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Raise, before anything is trained or written, where the model cannot run or the target's metric cannot come.
 
     Args:
         config: the run.
         where: the config file's name, for the message.
+
+    Returns:
+        The names of the metrics that each evaluation gives, and of the task's final figures.
     """
     task, target, model = config.task, config.target, build(config)
 
@@ -180,6 +225,7 @@ def check(config: Config, where: str) -> None:
             f"{where}: [train] stop_after needs a [target] that each evaluation gives ({', '.join(metrics)}) "
             "and that is to be reached, without at_most"
         )
+    return metrics, finals
 
 
 def call_ends(train: Train, start: int) -> Iterator[int]:
@@ -191,20 +237,38 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
         yield step
 
 
-def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[float | None]]], None]) -> Trained:
+def alone(config: Config) -> Program:
+    """Build the program of one config."""
+    return Program(
+        init=functools.partial(init, config),
+        call=make_call(config),
+        evaluate=make_evaluate(config),
+        sound=lambda losses: bool(np.isfinite(losses).all()),
+        done=lambda state, evaluations: results.succeeded(config, evaluations),
+    )
+
+
+def run(
+    config: Config,
+    path: Any,
+    report: Callable[[int, float, dict[str, list[float | None]]], None],
+    program: Program | None = None,
+) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
         path: its directory, locked and prepared.
         report: called with (step, mean loss, metrics so far) as losses come in.
+        program: what trains, where it is not this config alone.
 
     Raises:
         Stopped: a loss or a parameter is not finite; what was last good is saved.
     """
     train = config.train
     began = time.monotonic()
-    state = init(config)
+    program = alone(config) if program is None else program
+    state = program.init()
     saved = checkpoint.latest(path / "checkpoints", state)
     if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
         print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
@@ -212,7 +276,6 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
     start, state = saved if saved is not None else (0, state)
     metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
     before = timing.last["seconds"] if timing.last else 0.0
-    evaluate, call = make_evaluate(config), make_call(config)
     tables = to_tables(config)
     evaluations = results.evaluations(read_lines(path / "metrics.jsonl"))
 
@@ -224,13 +287,13 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
         timing.append({"step": step, "seconds": round(seconds(), 3)})
         checkpoint.save(path / "checkpoints", step, state, tables)
 
-    def log(first: int, end: int, losses: Array, scores: dict[str, Array]) -> None:
+    def log(first: int, end: int, losses: Array, scores: Mapping[str, Any]) -> None:
         """Write the lines of one call; an evaluation belongs to its last step."""
         values = np.asarray(losses)
         found = {name: [_plain(v) for v in np.asarray(value)] for name, value in scores.items()}
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
-            if not np.isfinite(row).all():
+            if not program.sound(row):
                 if step - 1 not in checkpoint.steps(path / "checkpoints"):
                     save(step - 1)
                 raise Stopped(
@@ -239,28 +302,28 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
             if step % train.log_every == 0 or step == train.steps or (step == end and found):
                 line = {
                     "step": step,
-                    "loss": _plain(row.astype(np.float64).mean()),
+                    "loss": _plain(_mean(row)),
                     "losses": [*map(_plain, row)],
                 }
                 metrics.append(line | (found if step == end else {}))
         if found:
             evaluations.append({"step": end, **found})
-        report(end, float(values[end - first - 1].mean()), found)
+        report(end, _mean(values[end - first - 1]), found)
 
     try:
-        pending, first, done = None, start, results.succeeded(config, evaluations)
+        pending, first, done = None, start, program.done(state, evaluations)
         for end in call_ends(train, start):
             if done:
                 break
-            state, losses = call(state, end)
+            state, losses = program.call(state, end)
             last = end == train.steps
-            scores = evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
+            scores = program.evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
             if pending is not None:
                 log(*pending)
             pending, first = (first, end, losses, scores), end
             if scores and train.stop_after:  # whether it goes on hangs on these scores, so they are waited for
                 log(*pending)
-                pending, done = None, results.succeeded(config, evaluations)
+                pending, done = None, program.done(state, evaluations)
             if last or done or end % train.checkpoint_every == 0:
                 if pending is not None:
                     log(*pending)  # the lines before the checkpoint that stands for them
@@ -269,7 +332,7 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
     finally:
         metrics.close()
         timing.close()
-    return Trained(state.params, int(state.step), seconds())
+    return Trained(state, seconds())
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
@@ -289,12 +352,11 @@ def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
     return saved[0], saved[1].params
 
 
-def _step(config: Config) -> Callable[..., tuple]:
-    """One step of one seed: draw, differentiate, update, constrain."""
-    task, model, update = config.task, build(config), optimizer(config).update
-    train = config.train
+def make_step(config: Config) -> Callable[..., tuple]:
+    """Build one step of one seed: draw, differentiate, update, constrain."""
+    task, model, train = config.task, build(config), config.train
 
-    def step(params, opt_state, carry, stream, key, number):
+    def step(params, opt_state, carry, stream, key, number, inputs=None):
         data_key = jax.random.fold_in(jax.random.fold_in(key, DATA), number)
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
         stream, batch = task.sample(data_key, stream, train.batch_size)
@@ -307,7 +369,7 @@ def _step(config: Config) -> Callable[..., tuple]:
             return task.loss(outputs, batch) + penalty, after
 
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, opt_state = update(gradient, opt_state, params)
+        updates, opt_state = optimizer(config, inputs).update(gradient, opt_state, params)
         params = model.constrain(cast(ModelParams, optax.apply_updates(params, updates)))
         return params, opt_state, after if train.stateful else (), stream, value
 
@@ -317,6 +379,12 @@ def _step(config: Config) -> Callable[..., tuple]:
 def _outputs(model: SequenceModel, params: ModelParams, batch: Batch) -> Array:
     state = model.initial_state(batch.x.shape[0])
     return model.apply(params, state, batch.x, batch.lengths, reset=batch.reset)[1]
+
+
+def _mean(losses: np.ndarray) -> float:
+    """The mean of what is finite; NaN where nothing is."""
+    finite = losses[np.isfinite(losses)].astype(np.float64)
+    return float(finite.mean()) if finite.size else np.nan
 
 
 def _plain(value: Any) -> float | None:
