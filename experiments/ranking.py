@@ -12,7 +12,7 @@ from rich.table import Table
 from experiments import results
 from experiments.config import Config, ConfigError, Experiment, to_toml
 from experiments.members import Member, text
-from experiments.results import number
+from experiments.results import number, spread
 from experiments.rundir import write
 
 
@@ -27,14 +27,17 @@ class Goal(NamedTuple):
 class Result(NamedTuple):
     """One trained member.
 
-    summary: see `results.summarise`. seconds: its share of what its group took. bad_step: the step at which a loss
+    summary: see `results.summarise`; its seconds are a share of what the group took. bad_step: the step at which a loss
     or a parameter was not finite, None where none was.
     """
 
     member: Member
     summary: dict[str, Any]
-    seconds: float
     bad_step: int | None
+
+    def knows(self, metric: str) -> bool:
+        """Say whether the summary holds a metric; what diverged needs none."""
+        return self.bad_step is not None or metric in {**self.summary["metrics"], **self.summary["final"]}
 
     def values(self, metric: str) -> list[float | None]:
         """The metric of each seed (of all seeds together where it is a final figure); empty where it diverged."""
@@ -113,15 +116,13 @@ def rows(found: Sequence[Result], by: Goal) -> tuple[list[str], list[list[str]]]
     head = ["member", *keys, f"{by.metric}, median (range)"]
     body = []
     for result in found:
-        name, config = result.member.name, result.member.config
-        laid = {row[1]: row for row in results.rows({name: config}, {name: result.summary})}
+        member, summary = result.member, result.summary
         if result.bad_step is not None:
-            cells, goals = [f"diverged at step {result.bad_step:,}"], ["", ""]
+            cells, goals = f"diverged at step {result.bad_step:,}", ["", ""]
         else:
-            cells = [laid[by.metric][2]]
-            goals = [*laid[config.target.metric][5:]] if config.target else ["", ""]
-        texts = [text(value) for value in result.member.values.values()]
-        body.append([name, *texts, *cells, *(goals if with_target else []), f"{result.seconds:.1f}"])
+            cells, goals = spread(result.values(by.metric)), _goals(result)
+        texts = [text(value) for value in member.values.values()]
+        body.append([member.name, *texts, cells, *(goals if with_target else []), f"{summary['seconds']:.1f}"])
     return [*head, *(["target met", "sequences until then"] if with_target else []), "seconds"], body
 
 
@@ -172,8 +173,7 @@ def save(path: Path, experiment: Experiment, found: Sequence[Result], by: Goal) 
         "name": experiment.name, "metric": by.metric, "direction": by.direction, "seeds": _seeds(found),
         "keys": list(found[0].member.values), "best": found[0].member.name,
         "members": [
-            {"name": r.member.name, "values": r.member.values, "bad_step": r.bad_step, "seconds": r.seconds,
-             "summary": r.summary}
+            {"name": r.member.name, "values": r.member.values, "bad_step": r.bad_step, "summary": r.summary}
             for r in found
         ],
     }  # fmt: skip
@@ -190,6 +190,15 @@ def best_toml(experiment: Experiment, best: Result, by: Goal) -> str:
     ]  # fmt: skip
     comment = "".join(f"# {line}".rstrip() + "\n" for line in header)
     return f"{comment}\n{to_toml(Experiment(experiment.name, best.member.config))}"
+
+
+def _goals(result: Result) -> Sequence[str]:
+    """How many seeds met the target, and the sequences until then."""
+    member = result.member
+    if member.config.target is None:
+        return "", ""
+    laid = results.rows({member.name: member.config}, {member.name: result.summary})
+    return next((row[5:] for row in laid if row[1] == member.config.target.metric), ("", ""))
 
 
 def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

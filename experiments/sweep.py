@@ -73,7 +73,7 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         ranked = ranking.ranked(trained, by)
         ranking.save(path, experiment, ranked, by)
         rundir.write(path / "sweep.png", sweep_plots.png(sweep_plots.draw(ranked, by)))
-    console.print(ranking.table(ranked, by, f"{experiment.name}, {sum(r.seconds for r in ranked):,.0f} s"))
+    console.print(ranking.table(ranked, by, f"{experiment.name}, {sum(r.summary['seconds'] for r in ranked):,.0f} s"))
     console.print(ranking.describe(ranked, by), highlight=False, soft_wrap=True)
     console.print(f"best: {path / 'best.toml'}  picture: {path / 'sweep.png'}", highlight=False, soft_wrap=True)
 
@@ -81,23 +81,21 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _train(group: Sequence[Member], folder: Path, name: str, by: Goal, console: Console) -> list[Result]:
     """Train a group, or read what it left when it was done."""
     saved = folder / "summary.json"
-    if not saved.exists():
-        part = group[0].config
-        with progress.shown(console, name, part.train.steps, part.target) as show:
-            outcomes, seconds = together.run([member.config for member in group], folder, show)
-        left: dict[str, dict[str, Any]] = {}
-        for member, outcome in zip(group, outcomes, strict=True):
-            final = _final(member.config, outcome, by)
-            summary = results.summarise(member.config, outcome.lines, final, seconds / len(group))
-            left[member.name] = {"bad_step": outcome.bad_step, "summary": summary}
-        rundir.write(saved, json.dumps(left, indent=1) + "\n")
-    left = json.loads(saved.read_text(encoding="utf-8"))
-    return [
-        Result(
-            member, left[member.name]["summary"], left[member.name]["summary"]["seconds"], left[member.name]["bad_step"]
-        )
-        for member in group
-    ]
+    left = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else {}
+    found = [Result(member, **left[member.name]) for member in group] if left else []
+    if found and all(result.knows(by.metric) for result in found):
+        return found
+    part = group[0].config
+    with progress.shown(console, name, part.train.steps, part.target) as show:
+        outcomes, seconds = together.run([member.config for member in group], folder, show)
+    found = []
+    for member, outcome in zip(group, outcomes, strict=True):
+        final = _final(member.config, outcome, by)
+        summary = results.summarise(member.config, outcome.lines, final, seconds / len(group))
+        found.append(Result(member, summary, outcome.bad_step))
+    left = {r.member.name: {"summary": r.summary, "bad_step": r.bad_step} for r in found}
+    rundir.write(saved, json.dumps(left, indent=1) + "\n")
+    return found
 
 
 def _final(config: Config, outcome: together.Outcome, by: Goal) -> dict[str, float]:

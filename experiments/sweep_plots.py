@@ -51,7 +51,10 @@ def _panels(found: Sequence[Result], by: Goal, keys: Sequence[str]) -> Figure:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set_ylabel(f"{by.metric}")
-    axes.flat[0].legend(loc="best", fontsize=8)
+    labelled = {
+        label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labelled.values(), labelled.keys(), loc="outside lower center", ncols=6, fontsize=8)
     return figure
 
 
@@ -72,6 +75,12 @@ def _panel(axis: Any, found: Sequence[Result], by: Goal, key: str, line: bool) -
     order = np.argsort(places, kind="stable")
     name = None if alone else "median of the seeds"
     axis.plot(places[order], medians[order], "o-" if line else "o", color=BLUE, markersize=5, label=name)
+    shared = [
+        p for p in dict.fromkeys(places.tolist()) if (places == p).sum() > 1 and np.isfinite(medians[places == p]).any()
+    ]
+    if shared:
+        middles = [np.nanmedian(medians[places == p]) for p in shared]
+        axis.plot(shared, middles, "_", color=INK, markersize=24, markeredgewidth=1.5, label="median of the members")
     axis.plot(places[:1], medians[:1], "o", color=ORANGE, markersize=9, fillstyle="none", label="best")
     if lost := [p for p, r in zip(places, found, strict=True) if r.bad_step is not None]:
         axis.plot(lost, [0.98] * len(lost), "x", color=GREY, transform=axis.get_xaxis_transform(), label="diverged")
@@ -79,8 +88,10 @@ def _panel(axis: Any, found: Sequence[Result], by: Goal, key: str, line: bool) -
     if target is not None and target.metric == by.metric:
         axis.axhline(target.value, color=ORANGE, linestyle=":", linewidth=1.2, label=f"target {target.value:.4g}")
     if labels is not None:
-        axis.set_xticks(sorted(set(places)), labels)
+        axis.set_xticks(sorted(set(places)), [label.replace(", ", ",\n") for label in labels])
         axis.minorticks_off()
+    if not wide:
+        axis.margins(x=0.5 / len(set(places)))
     axis.set_xlabel(key)
 
 
@@ -108,7 +119,7 @@ def _heat_map(found: Sequence[Result], by: Goal, down: str, across: str) -> Figu
         axis.text(column + 0.5, row + 0.5, label, ha="center", va="center", fontsize=8, color="w" if dark else INK)
     best = found[0].member.values
     corner = columns.index(best[across]), rows.index(best[down])
-    axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=ORANGE, linewidth=2.5))
+    axis.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=ORANGE, linewidth=2.5, clip_on=False, zorder=3))
     axis.set_xticks(np.arange(len(columns)) + 0.5, [text(v) for v in columns])
     axis.set_yticks(np.arange(len(rows)) + 0.5, [text(v) for v in rows])
     axis.tick_params(length=0)

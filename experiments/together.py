@@ -64,7 +64,7 @@ def run(configs: Sequence[Config], path: Path, report: Report) -> tuple[list[Out
     Returns:
         An outcome for each config, and the seconds that they took.
     """
-    done = train.run(configs[0], path, report, program(configs))
+    done = train.run(configs[0], path, report, training(configs))
     lines, seeds = read_lines(path / "metrics.jsonl", done.step), configs[0].train.seeds
     found = []
     for number, (config, bad) in enumerate(zip(configs, np.asarray(done.state.bad), strict=True)):
@@ -74,9 +74,9 @@ def run(configs: Sequence[Config], path: Path, report: Report) -> tuple[list[Out
     return found, done.seconds
 
 
-def program(configs: Sequence[Config]) -> train.Program:
+def training(configs: Sequence[Config]) -> train.Training:
     """Build what `train.run` drives, for several configs."""
-    return train.Program(
+    return train.Training(
         init=functools.partial(init, configs),
         call=make_call(configs),
         evaluate=make_evaluate(configs),
@@ -134,7 +134,7 @@ def make_call(configs: Sequence[Config]) -> Callable[[Together, int], tuple[Toge
 
         losses = jnp.full((config.train.steps_per_call, members * seeds), jnp.nan, jnp.float32)
         (models, bad), losses = jax.lax.while_loop(going, body, (state, losses))
-        return Together(models._replace(step=end), bad), losses
+        return Together(models._replace(step=jnp.asarray(end, jnp.int32)), bad), losses
 
     return functools.partial(jax.jit(call, donate_argnums=0), inputs=traced(configs))
 

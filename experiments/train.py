@@ -62,7 +62,7 @@ class Trained(NamedTuple):
         return int(self.state.step)
 
 
-class Program(NamedTuple):
+class Training(NamedTuple):
     """What `run` drives: the training of one config, `alone`, or of several (together.py); states have params, step.
 
     init() -> state. call(state, end) -> (state, losses [steps_per_call, S]). evaluate(params) -> {metric: [S]}.
@@ -83,7 +83,7 @@ def optimizer(config: Config, inputs: Mapping[str, Array] | None = None) -> opta
     if part.schedule == "cosine":
         rate = optax.cosine_decay_schedule(rate, max(config.train.steps - part.warmup, 1))
     if part.warmup:
-        after = rate if callable(rate) else optax.constant_schedule(rate)
+        after: Any = rate if callable(rate) else optax.constant_schedule(rate)
         rising = optax.linear_schedule(0.0, part.learning_rate, part.warmup)
         rate = optax.join_schedules([rising, after], [part.warmup])
     make: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -237,9 +237,9 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
         yield step
 
 
-def alone(config: Config) -> Program:
-    """Build the program of one config."""
-    return Program(
+def alone(config: Config) -> Training:
+    """Build the training of one config."""
+    return Training(
         init=functools.partial(init, config),
         call=make_call(config),
         evaluate=make_evaluate(config),
@@ -252,7 +252,7 @@ def run(
     config: Config,
     path: Any,
     report: Callable[[int, float, dict[str, list[float | None]]], None],
-    program: Program | None = None,
+    training: Training | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
@@ -260,15 +260,15 @@ def run(
         config: the run.
         path: its directory, locked and prepared.
         report: called with (step, mean loss, metrics so far) as losses come in.
-        program: what trains, where it is not this config alone.
+        training: what trains, where it is not this config alone.
 
     Raises:
         Stopped: a loss or a parameter is not finite; what was last good is saved.
     """
     train = config.train
     began = time.monotonic()
-    program = alone(config) if program is None else program
-    state = program.init()
+    training = alone(config) if training is None else training
+    state = training.init()
     saved = checkpoint.latest(path / "checkpoints", state)
     if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
         print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
@@ -293,7 +293,7 @@ def run(
         found = {name: [_plain(v) for v in np.asarray(value)] for name, value in scores.items()}
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
-            if not program.sound(row):
+            if not training.sound(row):
                 if step - 1 not in checkpoint.steps(path / "checkpoints"):
                     save(step - 1)
                 raise Stopped(
@@ -311,19 +311,19 @@ def run(
         report(end, _mean(values[end - first - 1]), found)
 
     try:
-        pending, first, done = None, start, program.done(state, evaluations)
+        pending, first, done = None, start, training.done(state, evaluations)
         for end in call_ends(train, start):
             if done:
                 break
-            state, losses = program.call(state, end)
+            state, losses = training.call(state, end)
             last = end == train.steps
-            scores = program.evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
+            scores = training.evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
             if pending is not None:
                 log(*pending)
             pending, first = (first, end, losses, scores), end
             if scores and train.stop_after:  # whether it goes on hangs on these scores, so they are waited for
                 log(*pending)
-                pending, done = None, program.done(state, evaluations)
+                pending, done = None, training.done(state, evaluations)
             if last or done or end % train.checkpoint_every == 0:
                 if pending is not None:
                     log(*pending)  # the lines before the checkpoint that stands for them

@@ -26,7 +26,7 @@ def results_of(folder, grids, values, target=0.1, bad=(), **changes):
         ]
         wrong = member.name in bad
         summary = results.summarise(member.config, [] if wrong else lines, {}, 3.0)
-        found.append(Result(member, summary, 3.0, 7 if wrong else None))
+        found.append(Result(member, summary, 7 if wrong else None))
     return found
 
 

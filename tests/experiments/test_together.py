@@ -1,28 +1,23 @@
 """Configs in one program: each has the numbers that it has alone, and what one does is nothing to the others."""
 
 import dataclasses
-import json
 
+import jax
 import numpy as np
 import pytest
 from toy import write_config
 
 from experiments import rundir, together, train
 from experiments.config import load
-from experiments.members import axes, groups, members
+from experiments.members import Member, groups
 
 # Another program adds in another order: float32 rounding, grown over 20 steps. Members differ by far more.
 ROUNDING = 1e-4
-TARGET = '[target]\nmetric = "mse"\nvalue = {}\n'
+TARGET = '[target]\nmetric = "mse"\nvalue = 0.3\n'
 
 
 def quiet(step, loss, metrics):
     """Report nothing."""
-
-
-def group_of(config, grids):
-    (group,) = groups(members(config, axes(grids, [])), together=64)
-    return [member.config for member in group]
 
 
 def lines_of(config, folder):
@@ -37,83 +32,75 @@ def lines_of(config, folder):
 
 
 def same(found, expected):
-    """Whether two files of metrics hold the same steps and names, and the same numbers to rounding."""
+    """Hold two files of metrics to the same steps and names, and to the same numbers up to rounding."""
     assert [list(line) for line in found] == [list(line) for line in expected]
     for one, other in zip(found, expected, strict=True):
         for name in one:
             np.testing.assert_allclose(one[name], other[name], rtol=ROUNDING, err_msg=f"step {one['step']} {name}")
 
 
-@pytest.mark.parametrize(
-    ("grids", "more"),
-    [
-        (["optimizer.learning_rate=0.01,0.05", "train.seed=0,7"], {}),
-        (
-            ["optimizer.clip=0.02,0.3", "optimizer.weight_decay=0.0,0.5"],
-            {"name": "adamw", "schedule": "cosine", "warmup": 4},
-        ),
-    ],
-)
-def test_a_member_has_the_numbers_that_it_has_alone(tmp_path, grids, more):
-    base = load(write_config(tmp_path)).base
-    base = dataclasses.replace(base, optimizer=dataclasses.replace(base.optimizer, **more))
-    configs = group_of(base, grids)
-    folder = tmp_path / "group"
-    folder.mkdir()
-    outcomes, _ = together.run(configs, folder, quiet)
-    assert len(outcomes) == 4
-    last = [outcome.lines[-1]["mse"][0] for outcome in outcomes]
-    assert min(abs(a - b) for n, a in enumerate(last) for b in last[:n]) > 100 * ROUNDING * max(last), "members differ"
-    for number, (config, outcome) in enumerate(zip(configs, outcomes, strict=True)):
-        expected, bad_step = lines_of(config, tmp_path / str(number))
+@dataclasses.dataclass
+class Trained:
+    """A group, its configs beside each other, and what each of them is alone: lines of metrics and the bad step."""
+
+    configs: list
+    folder: object
+    outcomes: list
+    alone: list
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Three members that differ in every input and in the seed: stopped by success, trained to the end, diverged."""
+    folder = tmp_path_factory.mktemp("together")
+    base = load(write_config(folder, TARGET, steps=40, evaluate_every=2, log_every=3)).base
+    base = dataclasses.replace(base, train=dataclasses.replace(base.train, stop_after=3))
+    configs = []
+    for rate, clip, decay, seed in ((0.05, 0.3, 0.0, 7), (0.02, 0.02, 0.5, 0), (1e30, 1.0, 0.1, 0)):
+        part = dataclasses.replace(base.optimizer, name="adamw", schedule="cosine", warmup=4)
+        part = dataclasses.replace(part, learning_rate=rate, clip=clip, weight_decay=decay)
+        configs.append(dataclasses.replace(base, optimizer=part, train=dataclasses.replace(base.train, seed=seed)))
+    (folder / "group").mkdir()
+    outcomes, _ = together.run(configs, folder / "group", quiet)
+    alone = [lines_of(config, folder / str(number)) for number, config in enumerate(configs)]
+    return Trained(configs, folder, outcomes, alone)
+
+
+def test_these_configs_are_one_program(trained):
+    named = [Member(str(n), {}, config) for n, config in enumerate(trained.configs)]
+    assert groups(named, together=64) == [named]
+
+
+def test_a_member_has_the_numbers_that_it_has_alone(trained):
+    for outcome, (expected, _) in zip(trained.outcomes[:2], trained.alone, strict=False):
         same(outcome.lines, expected)
-        assert outcome.bad_step is None is bad_step
+    one, other = (outcome.lines[1]["losses"] for outcome in trained.outcomes[:2])
+    assert abs(one[0] - other[0]) > 100 * ROUNDING, "and members differ"
 
 
-def test_one_member_is_the_run_alone_to_the_bit(tmp_path):
-    config = load(write_config(tmp_path)).base
-    folder = tmp_path / "group"
-    folder.mkdir()
-    (outcome,), _ = together.run([config], folder, quiet)
-    expected, _ = lines_of(config, tmp_path / "alone")
-    assert [line["losses"] for line in outcome.lines] == [line["losses"] for line in expected]
+def test_what_diverges_stops_where_it_stops_alone_and_nobody_else(trained):
+    assert [outcome.bad_step for outcome in trained.outcomes] == [bad_step for _, bad_step in trained.alone]
+    assert trained.outcomes[2].bad_step > 1
+    same(trained.outcomes[2].lines, trained.alone[2][0])
+    assert [outcome.bad_step for outcome in trained.outcomes[:2]] == [None, None]
 
 
-def test_what_diverges_stops_where_it_stops_alone_and_nobody_else(tmp_path):
-    config = load(write_config(tmp_path)).base
-    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, name="sgd", clip=0.0))
-    configs = group_of(config, ["optimizer.learning_rate=0.1,1e20,0.2"])
-    folder = tmp_path / "group"
-    folder.mkdir()
-    outcomes, _ = together.run(configs, folder, quiet)
-    bad_steps = []
-    for number, (config, outcome) in enumerate(zip(configs, outcomes, strict=True)):
-        expected, bad_step = lines_of(config, tmp_path / str(number))
-        assert outcome.bad_step == bad_step
-        bad_steps.append(bad_step)
-        if number != 1:  # rounding does not stay small on the way to infinity
-            same(outcome.lines, expected)
-    assert bad_steps[0] is None is bad_steps[2]
-    assert bad_steps[1] is not None
-    assert len(outcomes[1].lines) == bad_steps[1] - 1
+def test_success_ends_each_where_it_ends_alone(trained):
+    ends = [outcome.lines[-1]["step"] for outcome in trained.outcomes]
+    assert ends[:2] == [lines[-1]["step"] for lines, _ in trained.alone[:2]]
+    assert ends[0] < ends[1], "the second goes on without the first"
+    group = rundir.read_lines(trained.folder / "group" / "metrics.jsonl")
+    assert group[-1]["step"] == ends[1], "and the group ends with the last of them"
 
 
-def test_success_ends_each_where_it_ends_alone(tmp_path):
-    text = TARGET.format(0.33)
-    config = load(write_config(tmp_path, text, steps=60)).base
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, stop_after=2))
-    configs = group_of(config, ["optimizer.learning_rate=0.05,0.02,1e-5"])
-    folder = tmp_path / "group"
-    folder.mkdir()
-    outcomes, _ = together.run(configs[:2], folder, quiet)
-    ends = []
-    for number, (config, outcome) in enumerate(zip(configs, outcomes, strict=False)):
-        expected, _ = lines_of(config, tmp_path / str(number))
-        same(outcome.lines, expected)
-        ends.append(expected[-1]["step"])
-    assert ends[0] < ends[1] < 60, "the second goes on without the first"
-    group = rundir.read_lines(folder / "metrics.jsonl")
-    assert group[-1]["step"] == ends[1], "and the group ends with it"
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in group))
-    again, _ = together.run(configs[:2], folder, quiet)  # done already
-    assert [o.lines for o in again] == [o.lines for o in outcomes]
+def test_what_is_done_stays_as_it_is(trained):
+    again, _ = together.run(trained.configs, trained.folder / "group", quiet)
+    for outcome, before in zip(again, trained.outcomes, strict=True):
+        assert (outcome.lines, outcome.bad_step) == (before.lines, before.bad_step)
+        jax.tree.map(np.testing.assert_array_equal, outcome.params, before.params)
+
+
+def test_one_member_is_the_run_alone_to_the_bit(trained):
+    (trained.folder / "one").mkdir()
+    (outcome,), _ = together.run(trained.configs[:1], trained.folder / "one", quiet)
+    assert outcome.lines == trained.alone[0][0]
