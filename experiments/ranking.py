@@ -130,8 +130,9 @@ def table(found: Sequence[Result], by: Goal, title: str) -> Table:
     """Build the table for a terminal."""
     head, body = rows(found, by)
     built = Table(title=title, title_justify="left")
-    for name in head:
-        built.add_column(name, justify="left" if name == "member" else "right")
+    for number_, name in enumerate(head):
+        key = number_ <= len(found[0].member.values)
+        built.add_column(name.replace(".", ".\n"), justify="left" if number_ == 0 else "right", no_wrap=key)
     for row in body:
         built.add_row(*row)
     return built

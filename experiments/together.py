@@ -161,7 +161,8 @@ def make_evaluate(configs: Sequence[Config]) -> Callable[[ModelParams], dict[str
 def _make_done(configs: Sequence[Config]) -> Callable[[Together, list[dict[str, Any]]], bool]:
     """Build `done(state, evaluations)`: whether each config is where it would end alone."""
     last, seeds = configs[0].train.stop_after, configs[0].train.seeds
-    ended, seen = set(), 0
+    ended: set[int] = set()
+    seen = 0
 
     def done(state: Together, evaluations: list[dict[str, Any]]) -> bool:
         nonlocal seen
@@ -196,9 +197,8 @@ def _own_lines(
 
 def _own_line(line: dict[str, Any], rows: slice) -> dict[str, Any]:
     own = {name: value[rows] if isinstance(value, list) else value for name, value in line.items()}
-    if "losses" in own:
-        finite = [value for value in own["losses"] if value is not None]
-        own["loss"] = float(np.mean(finite)) if finite else None
+    losses = np.array(own["losses"], np.float32)
+    own["loss"] = train.plain(train.finite_mean(losses))
     return own
 
 

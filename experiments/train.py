@@ -290,7 +290,7 @@ def run(
     def log(first: int, end: int, losses: Array, scores: Mapping[str, Any]) -> None:
         """Write the lines of one call; an evaluation belongs to its last step."""
         values = np.asarray(losses)
-        found = {name: [_plain(v) for v in np.asarray(value)] for name, value in scores.items()}
+        found = {name: [plain(v) for v in np.asarray(value)] for name, value in scores.items()}
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
             if not training.sound(row):
@@ -302,13 +302,13 @@ def run(
             if step % train.log_every == 0 or step == train.steps or (step == end and found):
                 line = {
                     "step": step,
-                    "loss": _plain(_mean(row)),
-                    "losses": [*map(_plain, row)],
+                    "loss": plain(finite_mean(row)),
+                    "losses": [*map(plain, row)],
                 }
                 metrics.append(line | (found if step == end else {}))
         if found:
             evaluations.append({"step": end, **found})
-        report(end, _mean(values[end - first - 1]), found)
+        report(end, finite_mean(values[end - first - 1]), found)
 
     try:
         pending, first, done = None, start, training.done(state, evaluations)
@@ -376,17 +376,17 @@ def make_step(config: Config) -> Callable[..., tuple]:
     return step
 
 
-def _outputs(model: SequenceModel, params: ModelParams, batch: Batch) -> Array:
-    state = model.initial_state(batch.x.shape[0])
-    return model.apply(params, state, batch.x, batch.lengths, reset=batch.reset)[1]
-
-
-def _mean(losses: np.ndarray) -> float:
+def finite_mean(losses: np.ndarray) -> float:
     """The mean of what is finite; NaN where nothing is."""
     finite = losses[np.isfinite(losses)].astype(np.float64)
     return float(finite.mean()) if finite.size else np.nan
 
 
-def _plain(value: Any) -> float | None:
-    """A float32 as the shortest decimal that gives it back; JSON has no NaN, so that becomes null."""
+def plain(value: Any) -> float | None:
+    """Write a float32 as the shortest decimal that gives it back; JSON has no NaN, so that becomes null."""
     return float(f"{value:.9g}") if np.isfinite(value) else None
+
+
+def _outputs(model: SequenceModel, params: ModelParams, batch: Batch) -> Array:
+    state = model.initial_state(batch.x.shape[0])
+    return model.apply(params, state, batch.x, batch.lengths, reset=batch.reset)[1]

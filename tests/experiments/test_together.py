@@ -21,14 +21,10 @@ def quiet(step, loss, metrics):
 
 
 def lines_of(config, folder):
-    """Train alone; its metrics.jsonl and, where a loss was not finite, that step."""
-    folder.mkdir(parents=True)
-    bad_step = None
-    try:
-        train.run(config, folder, quiet)
-    except rundir.Stopped as error:
-        bad_step = int(str(error).split("not finite at step ")[1].split(";")[0])
-    return rundir.read_lines(folder / "metrics.jsonl"), bad_step
+    """Train alone; its metrics.jsonl."""
+    folder.mkdir()
+    train.run(config, folder, quiet)
+    return rundir.read_lines(folder / "metrics.jsonl")
 
 
 def same(found, expected):
@@ -41,7 +37,7 @@ def same(found, expected):
 
 @dataclasses.dataclass
 class Trained:
-    """A group, its configs beside each other, and what each of them is alone: lines of metrics and the bad step."""
+    """A group, its configs beside each other, and the lines of metrics of those that end well alone."""
 
     configs: list
     folder: object
@@ -62,7 +58,7 @@ def trained(tmp_path_factory):
         configs.append(dataclasses.replace(base, optimizer=part, train=dataclasses.replace(base.train, seed=seed)))
     (folder / "group").mkdir()
     outcomes, _ = together.run(configs, folder / "group", quiet)
-    alone = [lines_of(config, folder / str(number)) for number, config in enumerate(configs)]
+    alone = [lines_of(config, folder / str(number)) for number, config in enumerate(configs[:2])]
     return Trained(configs, folder, outcomes, alone)
 
 
@@ -72,22 +68,23 @@ def test_these_configs_are_one_program(trained):
 
 
 def test_a_member_has_the_numbers_that_it_has_alone(trained):
-    for outcome, (expected, _) in zip(trained.outcomes[:2], trained.alone, strict=False):
+    for outcome, expected in zip(trained.outcomes[:2], trained.alone, strict=True):
         same(outcome.lines, expected)
     one, other = (outcome.lines[1]["losses"] for outcome in trained.outcomes[:2])
     assert abs(one[0] - other[0]) > 100 * ROUNDING, "and members differ"
 
 
-def test_what_diverges_stops_where_it_stops_alone_and_nobody_else(trained):
-    assert [outcome.bad_step for outcome in trained.outcomes] == [bad_step for _, bad_step in trained.alone]
-    assert trained.outcomes[2].bad_step > 1
-    same(trained.outcomes[2].lines, trained.alone[2][0])
-    assert [outcome.bad_step for outcome in trained.outcomes[:2]] == [None, None]
+def test_what_diverges_stops_there_and_nobody_else(trained):
+    # Warm-up makes the rate of step 1 zero; step 2 leaves parameters near 1e29, whose loss at step 3 no float32 holds.
+    assert [outcome.bad_step for outcome in trained.outcomes] == [None, None, 3]
+    assert [line["step"] for line in trained.outcomes[2].lines] == [2]
+    before = jax.tree.leaves(trained.outcomes[2].params)
+    assert all(np.isfinite(leaf).all() for leaf in before)
 
 
 def test_success_ends_each_where_it_ends_alone(trained):
     ends = [outcome.lines[-1]["step"] for outcome in trained.outcomes]
-    assert ends[:2] == [lines[-1]["step"] for lines, _ in trained.alone[:2]]
+    assert ends[:2] == [lines[-1]["step"] for lines in trained.alone]
     assert ends[0] < ends[1], "the second goes on without the first"
     group = rundir.read_lines(trained.folder / "group" / "metrics.jsonl")
     assert group[-1]["step"] == ends[1], "and the group ends with the last of them"
@@ -100,7 +97,13 @@ def test_what_is_done_stays_as_it_is(trained):
         jax.tree.map(np.testing.assert_array_equal, outcome.params, before.params)
 
 
-def test_one_member_is_the_run_alone_to_the_bit(trained):
-    (trained.folder / "one").mkdir()
-    (outcome,), _ = together.run(trained.configs[:1], trained.folder / "one", quiet)
-    assert outcome.lines == trained.alone[0][0]
+def test_what_members_share_is_no_input(trained):
+    one, other, third = trained.configs
+    assert together.traced([one]) == {}
+    found = together.traced([one, dataclasses.replace(other, optimizer=third.optimizer)])
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "learning_rate": pytest.approx([0.05, 0.05, 1e30, 1e30]), "clip": pytest.approx([0.3, 0.3, 1.0, 1.0]),
+        "weight_decay": pytest.approx([0.0, 0.0, 0.1, 0.1]),
+    }  # fmt: skip
+    same_rates = dataclasses.replace(one, optimizer=dataclasses.replace(one.optimizer, clip=0.5))
+    assert list(together.traced([one, same_rates])) == ["clip"]
