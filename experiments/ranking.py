@@ -132,7 +132,8 @@ def table(found: Sequence[Result], by: Goal, title: str) -> Table:
     built = Table(title=title, title_justify="left")
     for number_, name in enumerate(head):
         key = number_ <= len(found[0].member.values)
-        built.add_column(name.replace(".", ".\n"), justify="left" if number_ == 0 else "right", no_wrap=key)
+        side = "left" if number_ == 0 else "right"
+        built.add_column(name.replace(".", ".\n"), justify=side, no_wrap=key, overflow="fold")
     for row in body:
         built.add_row(*row)
     return built

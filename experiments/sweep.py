@@ -8,6 +8,7 @@ best.toml           the best member as a config file
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from experiments.members import SAMPLES, Member, axes, groups, members
 from experiments.ranking import Goal, Result
 
 TOGETHER = 64  # models in one program; more take memory, and no longer less time a model
+PLAIN_WIDTH = 120  # columns of the table where the output is no terminal
 USAGE = (
     "%(prog)s CONFIG [--grid KEY=V,V,...]... [--random KEY=LOW:HIGH[:log][:int]]... [--samples N] [--seeds S] "
     "[--by METRIC:below|above] [--case NAME] [--together N] [--out DIR] [--resume | --overwrite] "
@@ -58,7 +60,7 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     split = groups(found, options.together)
     by = _goal(split, options.by, file)
     path = rundir.choose(f"{experiment.name}-sweep", options.out, options.resume, options.overwrite)
-    console = Console(markup=False)
+    console = Console(markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     with rundir.clear_errors(path), rundir.locked(path):
         rundir.prepare(path, _cases(experiment, base, found), options.resume, options.overwrite)
         if not (path / "sweep.json").exists():
@@ -73,7 +75,8 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         ranked = ranking.ranked(trained, by)
         ranking.save(path, experiment, ranked, by)
         rundir.write(path / "sweep.png", sweep_plots.png(sweep_plots.draw(ranked, by)))
-    console.print(ranking.table(ranked, by, f"{experiment.name}, {sum(r.summary['seconds'] for r in ranked):,.0f} s"))
+    title = f"{experiment.name}, {sum(r.summary['seconds'] for r in ranked):,.0f} s"
+    console.print(ranking.table(ranked, by, title))
     console.print(ranking.describe(ranked, by), highlight=False, soft_wrap=True)
     console.print(f"best: {path / 'best.toml'}  picture: {path / 'sweep.png'}", highlight=False, soft_wrap=True)
 
