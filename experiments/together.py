@@ -64,7 +64,7 @@ def run(configs: Sequence[Config], path: Path, report: Report) -> tuple[list[Out
     Returns:
         An outcome for each config, and the seconds that they took.
     """
-    done = train.run(configs[0], path, report, training(configs))
+    done = train.run(configs[0], path, report, training=training(configs))
     lines, seeds = read_lines(path / "metrics.jsonl", done.step), configs[0].train.seeds
     found = []
     for number, (config, bad) in enumerate(zip(configs, np.asarray(done.state.bad), strict=True)):

@@ -46,20 +46,12 @@ class TrainState(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training hands back: its last state, and the seconds that it took."""
+    """What training hands back: the parameters [S, ...], the steps and seconds that they took, and the last state."""
 
-    state: Any
+    params: ModelParams
+    step: int
     seconds: float
-
-    @property
-    def params(self) -> ModelParams:
-        """The parameters, [S, ...]."""
-        return self.state.params
-
-    @property
-    def step(self) -> int:
-        """The updates behind them."""
-        return int(self.state.step)
+    state: Any
 
 
 class Training(NamedTuple):
@@ -332,7 +324,7 @@ def run(
     finally:
         metrics.close()
         timing.close()
-    return Trained(state, seconds())
+    return Trained(state.params, int(state.step), seconds(), state)
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
