@@ -20,8 +20,9 @@ import optax
 
 from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
+from experiments.devices import ONE, Devices
 from experiments.model import ModelParams, SequenceModel, build
-from experiments.rundir import Lines, RunError, Stopped, read_lines
+from experiments.rundir import Lines, RunError, Stopped, Unwritten, read_lines
 from experiments.tasks import Batch
 
 Array = jax.Array
@@ -115,13 +116,13 @@ def init_from(config: Config, keys: Array) -> TrainState:
     return TrainState(*one(keys), key=keys, step=jnp.zeros((), jnp.int32))
 
 
-def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
+def make_call(config: Config, devices: Devices = ONE) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
     """Build `call(state, end) -> (state, losses [steps_per_call, S])`, jitted, its state donated.
 
     It runs the steps up to `end`. A step whose losses or new parameters are not finite is not taken and ends the
     call, so the state is always the last good one; its row of losses is NaN.
     """
-    one = jax.vmap(make_step(config), in_axes=(0, 0, 0, 0, 0, None))
+    one = jax.vmap(make_step(config, devices), in_axes=(0, 0, 0, 0, 0, None))
 
     # A loop with a bound known at run time, where a scan has a fixed length: calls of every length are one program,
     # so where calls end cannot change a digit.
@@ -148,7 +149,7 @@ def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, A
         state, losses, _ = jax.lax.while_loop(going, body, (state, losses, jnp.asarray(True)))
         return state, losses
 
-    return jax.jit(call, donate_argnums=0)
+    return devices.jit(call, donate_argnums=0)
 
 
 def make_predict(config: Config) -> Callable[..., Array]:
@@ -162,10 +163,10 @@ def make_predict(config: Config) -> Callable[..., Array]:
     return jax.jit(predict)
 
 
-def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
+def make_evaluate(config: Config, devices: Devices = ONE) -> Callable[[ModelParams], dict[str, Array]]:
     """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
     batch = jax.jit(config.task.evaluation)(evaluation_key(config.train))
-    return functools.partial(make_score(config), batch=batch)
+    return functools.partial(make_score(config, devices), batch=devices.cut(batch, batch.x.shape[0]))
 
 
 def evaluation_key(train: Train) -> Array:
@@ -173,14 +174,14 @@ def evaluation_key(train: Train) -> Array:
     return jax.random.fold_in(jax.random.key(train.seed), EVALUATION)
 
 
-def make_score(config: Config) -> Callable[..., dict[str, Array]]:
+def make_score(config: Config, devices: Devices = ONE) -> Callable[..., dict[str, Array]]:
     """Build `score(params, batch) -> {metric: [S]}`, jitted."""
     task, model = config.task, build(config)
 
     def score(params, batch):
         return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
-    return jax.jit(score)
+    return devices.jit(score)
 
 
 def check(config: Config, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -229,12 +230,12 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
         yield step
 
 
-def alone(config: Config) -> Training:
+def alone(config: Config, devices: Devices = ONE) -> Training:
     """Build the training of one config."""
     return Training(
         init=functools.partial(init, config),
-        call=make_call(config),
-        evaluate=make_evaluate(config),
+        call=make_call(config, devices),
+        evaluate=make_evaluate(config, devices),
         sound=lambda losses: bool(np.isfinite(losses).all()),
         done=lambda state, evaluations: results.succeeded(config, evaluations),
     )
@@ -244,14 +245,16 @@ def run(
     config: Config,
     path: Any,
     report: Callable[[int, float, dict[str, list[float | None]]], None],
+    devices: Devices = ONE,
     training: Training | None = None,
 ) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
-        path: its directory, locked and prepared.
+        path: its directory, locked and prepared; only process 0 reads it and writes to it.
         report: called with (step, mean loss, metrics so far) as losses come in.
+        devices: where to compute. Every process of several makes this call.
         training: what trains, where it is not this config alone.
 
     Raises:
@@ -259,22 +262,27 @@ def run(
     """
     train = config.train
     began = time.monotonic()
-    training = alone(config) if training is None else training
-    state = training.init()
-    saved = checkpoint.latest(path / "checkpoints", state)
+    training = alone(config, devices) if training is None else training
+    state = training.init() if devices.first else jax.eval_shape(training.init)
+    saved = checkpoint.latest(path / "checkpoints", state) if devices.first else None
     if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
         print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
         saved = None
     start, state = saved if saved is not None else (0, state)
-    metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
+    lines = Lines if devices.first else Unwritten
+    metrics, timing = lines(path / "metrics.jsonl", start), lines(path / "timing.jsonl", start)
     before = timing.last["seconds"] if timing.last else 0.0
+    evaluations = results.evaluations(read_lines(path / "metrics.jsonl")) if devices.first else []
+    start, evaluations = devices.told([start, evaluations])
+    state = devices.given(state)
     tables = to_tables(config)
-    evaluations = results.evaluations(read_lines(path / "metrics.jsonl"))
 
     def seconds() -> float:
         return before + time.monotonic() - began
 
     def save(step: int) -> None:
+        if not devices.first:
+            return
         metrics.sync()
         timing.append({"step": step, "seconds": round(seconds(), 3)})
         checkpoint.save(path / "checkpoints", step, state, tables)
@@ -286,7 +294,7 @@ def run(
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
             if not training.sound(row):
-                if step - 1 not in checkpoint.steps(path / "checkpoints"):
+                if devices.first and step - 1 not in checkpoint.steps(path / "checkpoints"):
                     save(step - 1)
                 raise Stopped(
                     f"{path}: loss or parameters not finite at step {step}; the state of step {step - 1} is saved"
@@ -324,7 +332,8 @@ def run(
     finally:
         metrics.close()
         timing.close()
-    return Trained(state.params, int(state.step), seconds(), state)
+    devices.awaited = True
+    return Trained(devices.local(state.params), int(state.step), seconds(), state)
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
@@ -344,15 +353,16 @@ def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
     return saved[0], saved[1].params
 
 
-def make_step(config: Config) -> Callable[..., tuple]:
+def make_step(config: Config, devices: Devices = ONE) -> Callable[..., tuple]:
     """Build one step of one seed: draw, differentiate, update, constrain."""
     task, model, train = config.task, build(config), config.train
 
     def step(params, opt_state, carry, stream, key, number, inputs=None):
         data_key = jax.random.fold_in(jax.random.fold_in(key, DATA), number)
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
-        stream, batch = task.sample(data_key, stream, train.batch_size)
+        stream, batch = devices.draw(task.sample, data_key, stream, train.batch_size)
         before = jax.lax.stop_gradient(carry) if train.stateful else model.initial_state(train.batch_size)
+        before = devices.split(before)
 
         def loss(params):
             after, outputs, penalty = model.penalised(
@@ -363,7 +373,7 @@ def make_step(config: Config) -> Callable[..., tuple]:
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = optimizer(config, inputs).update(gradient, opt_state, params)
         params = model.constrain(cast(ModelParams, optax.apply_updates(params, updates)))
-        return params, opt_state, after if train.stateful else (), stream, value
+        return params, opt_state, devices.split(after) if train.stateful else (), stream, value
 
     return step
 
