@@ -75,12 +75,19 @@ def _panel(axis: Any, found: Sequence[Result], by: Goal, key: str, line: bool) -
     order = np.argsort(places, kind="stable")
     name = None if alone else "median of the seeds"
     axis.plot(places[order], medians[order], "o-" if line else "o", color=BLUE, markersize=5, label=name)
-    shared = [
-        p for p in dict.fromkeys(places.tolist()) if (places == p).sum() > 1 and np.isfinite(medians[places == p]).any()
-    ]
+    counted = [places == p for p in dict.fromkeys(places.tolist())] if labels is not None else []
+    shared = [here for here in counted if here.sum() > 1 and np.isfinite(medians[here]).any()]
     if shared:
-        middles = [np.nanmedian(medians[places == p]) for p in shared]
-        axis.plot(shared, middles, "_", color=INK, markersize=24, markeredgewidth=1.5, label="median of the members")
+        middles = [np.nanmedian(medians[here]) for here in shared]
+        axis.plot(
+            [places[here][0] for here in shared],
+            middles,
+            "_",
+            color=INK,
+            markersize=24,
+            markeredgewidth=1.5,
+            label="median of the members",
+        )
     axis.plot(places[:1], medians[:1], "o", color=ORANGE, markersize=9, fillstyle="none", label="best")
     if lost := [p for p, r in zip(places, found, strict=True) if r.bad_step is not None]:
         axis.plot(lost, [0.98] * len(lost), "x", color=GREY, transform=axis.get_xaxis_transform(), label="diverged")

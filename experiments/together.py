@@ -197,8 +197,8 @@ def _own_lines(
 
 def _own_line(line: dict[str, Any], rows: slice) -> dict[str, Any]:
     own = {name: value[rows] if isinstance(value, list) else value for name, value in line.items()}
-    losses = np.array(own["losses"], np.float32)
-    own["loss"] = train.plain(train.finite_mean(losses))
+    if "losses" in own:  # else it is an evaluation alone
+        own["loss"] = train.plain(train.finite_mean(np.array(own["losses"], np.float32)))
     return own
 
 
