@@ -166,6 +166,8 @@ def _make_done(configs: Sequence[Config]) -> Callable[[Together, list[dict[str, 
 
     def done(state: Together, evaluations: list[dict[str, Any]]) -> bool:
         nonlocal seen
+        if not last:
+            return False
         for end in range(seen + 1, len(evaluations) + 1):
             latest = evaluations[max(end - last, 0) : end]
             for number, config in enumerate(configs):
@@ -173,7 +175,9 @@ def _make_done(configs: Sequence[Config]) -> Callable[[Together, list[dict[str, 
                 if results.succeeded(config, [_own_line(line, rows) for line in latest]):
                     ended.add(number)
         seen = len(evaluations)
-        ended.update(np.flatnonzero(np.asarray(state.bad)).tolist())
+        # Only at evaluations does training end: not where a resumed run happens to look.
+        scored = evaluations[-1]["step"] if evaluations else 0
+        ended.update(n for n, bad in enumerate(np.asarray(state.bad).tolist()) if 0 < bad <= scored)
         return len(ended) == len(configs)
 
     return done
