@@ -86,7 +86,7 @@ def _train_one(
 ) -> report.Section:
     profiler = Profiler(folder / "profile") if profile else None
     with progress.shown(console, name, config.train.steps, config.target) as shown:
-        done = train.run(config, folder, shown, devices, profiler)
+        done = train.run(config, folder, shown, devices, profiler=profiler)
     if profiler is not None:
         console.print(str(profiler), highlight=False, soft_wrap=True)
     return report.finish(config, folder, done.params, done.step, done.seconds)
