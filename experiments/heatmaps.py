@@ -25,13 +25,14 @@ def outside(example: Example) -> Figure:
     lines = K <= LINES and example.classes is None and example.legal is None
     heights = [_input_height(example), 1.7 if lines else min(0.5 + 0.16 * K, 2.6)]
     with plt.rc_context(STYLE):
-        figure, axes = _panels(heights)
+        over_time = len(example.outputs) == 1 or bool(np.isfinite(example.outputs[:-1]).any())
+        figure, axes = _panels(heights, over_time)
         _draw_input(axes[0], example)
-        if np.isfinite(example.outputs[:-1]).any() or len(example.outputs) == 1:
+        if over_time:
             (_draw_lines if lines else _draw_chances)(axes[1], example, figure)
             _time_axis(axes, example)
         else:
-            axes[0].set_xlabel("time step")
+            _time_axis(axes[:1], example)
             _draw_bars(axes[1], example)
     plt.close(figure)
     return figure
@@ -76,9 +77,9 @@ def inside(example: Example, found: Inside) -> Figure:
     return figure
 
 
-def _panels(heights: Sequence[float]) -> tuple[Figure, Any]:
+def _panels(heights: Sequence[float], one_time_axis: bool = True) -> tuple[Figure, Any]:
     figure, axes = plt.subplots(
-        len(heights), 1, sharex=True, figsize=(WIDTH, sum(heights) + 0.36 * len(heights) + 0.3),
+        len(heights), 1, sharex=one_time_axis, figsize=(WIDTH, sum(heights) + 0.36 * len(heights) + 0.3),
         height_ratios=heights, layout="constrained",
     )  # fmt: skip
     return figure, axes
@@ -133,16 +134,16 @@ def _draw_input(axis: Any, example: Example) -> None:
         x.T, aspect="auto", interpolation="nearest", cmap="RdBu_r" if signed else "Greys",
         vmin=-limit if signed else 0, vmax=limit, extent=(t[0] - 0.5, t[-1] + 0.5, D - 0.5, -0.5),
     )  # fmt: skip
-    _rows(axis, example.inputs, D)
+    _rows(axis, example.inputs, D, "columns")
 
 
-def _rows(axis: Any, names: Sequence[str] | None, K: int) -> None:
+def _rows(axis: Any, names: Sequence[str] | None, K: int, what: str = "outputs") -> None:
     """Name the rows of a heat map; many are not named."""
     if K <= 16:
         axis.set_yticks(range(K), names or map(str, range(K)), fontsize=7)
     else:
         axis.set_yticks([])
-        axis.set_ylabel(f"{K} columns")
+        axis.set_ylabel(f"{K} {what}")
 
 
 def _draw_lines(axis: Any, example: Example, figure: Figure) -> None:
@@ -202,7 +203,6 @@ def _draw_bars(axis: Any, example: Example) -> None:
     right = np.zeros(K, bool)
     if example.classes is not None:
         right[example.classes[-1]] = True
-    axis.sharex(axis)
     axis.barh(range(K), outputs, color=[ORANGE if r else BLUE for r in right], height=0.7)
     if example.values is not None:
         axis.plot(example.values[-1], range(K), "o", color=INK, markersize=6, markerfacecolor="none")

@@ -13,6 +13,7 @@ import jlstm
 from experiments import examples, heatmaps, train
 from experiments.config import load
 from experiments.model import build
+from experiments.rundir import RunError
 from experiments.tasks import TASKS, Batch, Picture
 
 T = 5
@@ -91,6 +92,8 @@ def test_layers_and_directions_by_name_and_no_output_before_the_end(tmp_path):
     assert list(inside) == ["layer 1, forward", "layer 1, backward", "layer 2, forward", "layer 2, backward"]
     assert np.isnan(example.outputs[:-1]).all()
     assert np.isfinite(example.outputs[-1]).all()
+    (bar,) = heatmaps.outside(example).axes[1].patches
+    assert bar.get_width() == example.outputs[-1, 0]
 
 
 def test_steps_and_output_of_a_picture(tmp_path, monkeypatch):
@@ -176,7 +179,10 @@ def test_every_task_can_be_drawn(name, tmp_path, monkeypatch):
     """By shapes alone: zeros stand for what would be drawn and computed."""
     zeros = lambda tree: jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), tree)  # noqa: E731
     task = TASKS[name]()
-    batch = zeros(jax.eval_shape(task.evaluation, jax.random.key(0)))
+    try:
+        batch = zeros(jax.eval_shape(task.evaluation, jax.random.key(0)))
+    except RunError as error:
+        pytest.skip(str(error))  # the package with its data is not installed
     if batch.lengths is not None:
         batch = batch._replace(lengths=np.full(batch.x.shape[0], batch.x.shape[1], np.int32))
     monkeypatch.setattr(examples, "evaluation_batch", lambda config: batch)
