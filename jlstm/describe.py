@@ -120,6 +120,8 @@ def _html(section: Section) -> str:
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
         table = f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
         parts.append(f'<div style="overflow-x: auto">{table}</div>')
+    for caption, picture in section.pictures:
+        parts.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{picture}</figure>")
     return "\n".join(parts)
 
 
@@ -130,6 +132,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .4rem; } p { margin: .3rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+figure { margin: 1rem 0; overflow-x: auto; } figcaption { font-weight: 600; margin-bottom: .4rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 """
 _PAGE = """<!doctype html>

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jlstm import checks
+from jlstm import checks, pictures
 from jlstm.backends.dispatch import which_backend
 from jlstm.compose import Bidirectional, Stack
 from jlstm.facts import GATE_NAMES, Layer, bytes_of, kept_numbers, layers_of, state_size
@@ -24,11 +24,16 @@ class Asked:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the explanation: a title, sentences, and a table whose first row is its head, or none."""
+    """A part of the explanation.
+
+    title: its heading. lines: sentences. table: its first row is the head; empty where there is none. pictures: SVG,
+    each under a caption; text does without.
+    """
 
     title: str
     lines: tuple[str, ...]
     table: tuple[tuple[str, ...], ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 def all_of(asked: Asked) -> tuple[Section, ...]:
@@ -50,7 +55,11 @@ def the_layer(asked: Asked, layers: list[Layer]) -> Section:
         )
     for equations in dict.fromkeys(tuple(_equations(layer.spec)) for layer in layers):
         lines += equations
-    return Section("The layer", tuple(lines))
+    drawn = {(layer.spec.units, layer.spec.variant, layer.input_size): layer for layer in reversed(layers)}
+    blocks = [
+        (f"One time step{_of(layer)}: the width of every wire.", pictures.block(layer)) for layer in drawn.values()
+    ]
+    return Section("The layer", tuple(lines), pictures=tuple(reversed(blocks)))
 
 
 def _equations(spec: LSTM) -> list[str]:
@@ -100,7 +109,9 @@ def weights(layers: list[Layer]) -> Section:
         lines.append(
             f"The slices of {gate} keep their place and are not read: the variant computes no {GATE_NAMES[gate]}."
         )
-    return Section("Weights", tuple(lines), tuple(rows))
+    drawn = {(layer.spec.units, layer.spec.variant, layer.input_size): layer for layer in reversed(layers)}
+    shown = [(f"The units in the weights{_of(layer)}.", pictures.units(layer)) for layer in drawn.values()]
+    return Section("Weights", tuple(lines), tuple(rows), tuple(reversed(shown)))
 
 
 def parameters(layers: list[Layer]) -> Section:
@@ -168,7 +179,8 @@ def times(asked: Asked) -> Section:
         lines.append(f"So there are {T or 'T'} outputs, one a time step, each of width {width}.")
     else:
         lines.append("return_sequences=True would give the outputs of all time steps.")
-    return Section("Which time step an output belongs to", tuple(lines))
+    shown = ("The layer over time.", pictures.over_time(asked.spec, T))
+    return Section("Which time step an output belongs to", tuple(lines), pictures=(shown,))
 
 
 def state(asked: Asked) -> Section:
@@ -180,6 +192,7 @@ def state(asked: Asked) -> Section:
             "stateful=True is nothing but passing on the state that came out; chunks of a sequence then give the "
             "numbers of the whole.",
         ),
+        pictures=(("What each option changes.", pictures.calls(_first_units(asked))),),
     )
 
 
@@ -265,6 +278,14 @@ def plain(layer: Layer) -> dict[str, Any]:
         "parameters": formula.total,
         "operations": vars(operations),
     }
+
+
+def _of(layer: Layer) -> str:
+    return f" of {layer.path}" if layer.path else ""
+
+
+def _first_units(asked: Asked) -> int:
+    return next(iter(layers_of(asked.spec, asked.input_size))).spec.units
 
 
 def _top(spec: Any) -> Any:

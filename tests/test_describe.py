@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,8 @@ import pytest
 from conftest import peer
 
 import jlstm
-from jlstm import LSTM, Bidirectional, Stack, Variant
-from jlstm.facts import layers_of
+from jlstm import LSTM, Bidirectional, Stack, Variant, pictures
+from jlstm.facts import Layer, layers_of
 
 B, T, D = 4, 5, 3
 SPECS = {
@@ -264,7 +265,52 @@ def test_the_page_needs_nothing_else(spec, tmp_path):
     assert not re.search(r"https?://|<script|<link|@import", page)
     assert page.count("<table>") == page.count("</table>") == 3
     assert explanation._repr_html_() in page
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert words(picture)
+    assert page.count("<svg") >= 4
     assert str(explanation) == repr(explanation)
+
+
+def words(picture):
+    """The words of a picture; that it can be read as XML is a test too."""
+    return [node.text for node in ElementTree.fromstring(picture).iter() if node.tag.endswith("text")]
+
+
+def test_the_block_has_the_gates_of_the_variant_and_the_widths():
+    def block(variant):
+        return words(pictures.block(Layer("", LSTM(6, variant=variant), D)))
+
+    plain = block(Variant())
+    assert plain.count("9 → 6") == 4
+    assert {"c: 6", "h: 6", "x: 3", "c': 6", "h': 6", "f: forget gate"} <= set(plain)
+    assert block(Variant(forget_gate=False)).count("9 → 6") == 3
+    assert "f: forget gate" not in block(Variant(forget_gate=False))
+    coupled = block(Variant(coupled="input"))
+    assert coupled.count("9 → 6") == 3
+    assert "1 - f" in coupled
+    assert {"h: 2", "h': 2", "6 → 2", "5 → 6"} <= set(block(Variant(projection=2)))
+    assert "peepholes" in block(Variant(peephole=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps", "outputs"),
+    [
+        (LSTM(6), 3, ["y"]),
+        (LSTM(6, return_sequences=True), None, ["y[:, 0]", "y[:, 1]", "y[:, T-1]"]),
+        (LSTM(6, return_sequences=True, go_backwards=True), 3, ["y[:, 2]", "y[:, 1]", "y[:, 0]"]),
+        (LSTM(6, return_sequences=True, go_backwards=True, keep_order=True), 2, ["y[:, 0]", "y[:, 1]"]),
+        (SPECS["both"], 2, ["y[:, 0]", "y[:, 1]"]),
+        (SPECS["both, last"], 2, ["y: forward after the last step, backward after the first"]),
+        (SPECS["stack"], 100, ["y"]),
+    ],
+)
+def test_the_layer_over_time_names_the_outputs_that_come_back(spec, steps, outputs):
+    found = words(pictures.over_time(spec, steps))
+    assert [word for word in found if word.startswith("y")] == outputs
+    shown = 4 if steps in (None, 100) else steps
+    boxes = len(list(layers_of(spec, D))) * (shown - (shown == 4))
+    assert sum(word.startswith("LSTM(") for word in found) == boxes
+    assert found.count("state") == found.count("new state") == len(list(layers_of(spec, D)))
 
 
 @pytest.mark.parametrize(
