@@ -4,6 +4,7 @@ from jlstm import export
 from jlstm.backends.dispatch import which_backend
 from jlstm.cell import lstm_cell
 from jlstm.compose import Bidirectional, Stack, from_dict
+from jlstm.describe import explain
 from jlstm.files import load, save
 from jlstm.initializers import (
     Chrono,
@@ -78,6 +79,7 @@ __all__ = [
     "VarianceScaling",
     "Variant",
     "Zeros",
+    "explain",
     "export",
     "from_dict",
     "inspect",
