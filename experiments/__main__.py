@@ -19,6 +19,7 @@ from experiments import checkpoint, progress, report, results, rundir, train
 from experiments import config as configs
 from experiments.config import Config, ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
+from experiments.tasks.datasets import MissingPackage
 
 OK, MISSED, UNUSABLE, STOPPED, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, UNUSABLE)
     except Stopped as error:
         return _fail(error, STOPPED)
-    except RunError as error:
+    except (RunError, MissingPackage) as error:
         return _fail(error, UNUSABLE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say no more at the exit

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 from toy import run
 
+PACKAGES = {"digits": "sklearn", "japanese_vowels": "sktime", "mnist1d": "mnist1d"}  # that ship a config's data
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_two_steps(path, tmp_path):
+def test_two_steps(path, tmp_path, peer):
+    if path.stem in PACKAGES:
+        peer(PACKAGES[path.stem])
     small = ("--train.steps", 2, "--train.seeds", 1, "--train.batch_size", 4)
     status, _, err = run("train", path, "--out", tmp_path / "out", *small)
     assert (status, err) == (0, "")
