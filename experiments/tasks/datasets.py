@@ -59,9 +59,9 @@ class Classification:
         """Give the rows that `held_out` asks for."""
         raise NotImplementedError
 
-    def augment(self, key: Array, x: Array, lengths: Array | None) -> Array:
-        """Change training inputs x [B, T, D] in a way that keeps their class; here, not at all."""
-        return x
+    def augment(self, key: Array, batch: Batch) -> Batch:
+        """Change training sequences in a way that keeps their class; here, not at all."""
+        return batch
 
     def stream(self, key: Array, batch_size: int) -> tuple[()]:
         """Sequences are independent: nothing is carried."""
@@ -73,7 +73,7 @@ class Classification:
         train = self.split().train
         index = jax.random.randint(row_key, (batch_size,), 0, len(train.label))
         x, label, lengths = (None if part is None else jnp.asarray(part)[index] for part in train)
-        return stream, Batch(self.augment(augment_key, x, lengths), label, lengths)
+        return stream, self.augment(augment_key, Batch(x, label, lengths))
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy in nats."""

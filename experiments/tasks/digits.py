@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.tasks import Batch
 from experiments.tasks.datasets import Classification, Labelled, Split, logistic_regression, require
 
 SIZE = 8  # pixels, of a row and of a column
@@ -45,14 +46,15 @@ class Digits(Classification):
         """Give 1,437 training and 360 test images, or 1,149 and 288."""
         return _split(self.held_out)
 
-    def augment(self, key: Array, x: Array, lengths: Array | None) -> Array:
+    def augment(self, key: Array, batch: Batch) -> Batch:
         """Move each image by whole pixels, blank ones coming in, and add noise."""
         shift_key, noise_key = jax.random.split(key)
+        x = batch.x
         if self.shift:
             offsets = jax.random.randint(shift_key, (x.shape[0], 2), 0, 2 * self.shift + 1)
             padded = jnp.pad(x, ((0, 0), (self.shift, self.shift), (self.shift, self.shift)))
             x = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, at, (SIZE, SIZE)))(padded, offsets)
-        return x + self.noise * jax.random.normal(noise_key, x.shape) if self.noise else x
+        return batch._replace(x=x + self.noise * jax.random.normal(noise_key, x.shape))
 
     def baseline(self) -> dict[str, float]:
         """Logistic regression on the 64 pixels (scikit-learn's, C = 1), fitted on the rows that the LSTM trains on."""

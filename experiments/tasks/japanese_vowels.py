@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.tasks import Batch
 from experiments.tasks.datasets import Classification, Labelled, Split, require
 
 CHANNELS, SPEAKERS, LONGEST = 12, 9, 29
-FOLDS = 5  # validation is each fifth utterance of the training set: 6 of each speaker's 30
+UTTERANCES, VALIDATION = 30, 6  # of each speaker in the training set, and of these the first ones that validate
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class JapaneseVowels(Classification):
     """Name the speaker of one utterance, a sequence of 12 LPC cepstrum coefficients of 7 to 29 steps.
 
     270 utterances train, 30 of each of nine speakers, and 370 test (24 to 88 of a speaker), the published split.
-    Every coefficient is scaled to mean 0 and deviation 1 over all steps of the training set.
+    Validation takes the first 6 of each speaker's 30: the baseline knows 89 % of these, but 96 % or more of any other
+    six in a row, so they tell settings apart. Every coefficient is scaled to mean 0 and deviation 1 over all steps of
+    what trains.
 
     It shows real ragged lengths: the rows are padded to 29 steps, and the layer is told where each one ends.
 
@@ -29,21 +33,34 @@ class JapaneseVowels(Classification):
     """
 
     noise: float = 0.0  # standard deviation of noise added to training inputs, in units of the scaled coefficients
+    offset: float = 0.0  # the same of what is added to all steps of a training utterance, one number a coefficient
+    crop: int = 0  # steps: up to so many are cut off at each end of a training utterance
 
     input_size = CHANNELS
     output_size = SPEAKERS
 
     def __post_init__(self) -> None:
-        if self.noise < 0.0:
-            raise ValueError(f"noise must be at least 0, got {self.noise}")
+        if min(self.noise, self.offset) < 0.0:
+            raise ValueError(f"noise and offset must be at least 0, got {self.noise}, {self.offset}")
+        if not 0 <= self.crop <= 3:
+            raise ValueError(f"crop must be from 0 to 3, which leaves one step of the shortest, got {self.crop}")
 
     def split(self) -> Split:
         """Give 270 training and 370 test utterances, or 216 and 54."""
         return _split(self.held_out)
 
-    def augment(self, key: Array, x: Array, lengths: Array | None) -> Array:
-        """Add noise; what it puts behind a row's end is never read."""
-        return x + self.noise * jax.random.normal(key, x.shape) if self.noise else x
+    def augment(self, key: Array, batch: Batch) -> Batch:
+        """Cut both ends, and add noise and an offset; what they put behind a row's end is never read."""
+        noise_key, offset_key, cut_key = jax.random.split(key, 3)
+        x, lengths = batch.x, batch.lengths
+        size = x.shape[0]
+        if self.crop:
+            cut = jax.random.randint(cut_key, (2, size), 0, self.crop + 1)
+            x = jax.vmap(lambda row, first: jnp.roll(row, -first, axis=0))(x, cut[0])
+            lengths = lengths - cut[0] - cut[1]
+        x = x + self.noise * jax.random.normal(noise_key, x.shape)
+        x = x + self.offset * jax.random.normal(offset_key, (size, 1, CHANNELS))
+        return batch._replace(x=x, lengths=lengths)
 
     def baseline(self) -> dict[str, float]:
         """The nearest training utterance by dynamic time warping, as `warped_distances` says."""
@@ -93,7 +110,7 @@ def _split(held_out: str) -> Split:
     folder = Path(require("sktime", "sktime"), "datasets", "data", "JapaneseVowels")
     train, test = (read(folder / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
     if held_out == "validation":
-        kept = np.arange(len(train.label)) % FOLDS == FOLDS - 1
+        kept = np.arange(len(train.label)) % UTTERANCES < VALIDATION
         train, test = train.rows(~kept), train.rows(kept)
     valid = _valid(train)
     mean, deviation = train.x[valid].mean(axis=0), train.x[valid].std(axis=0)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from experiments.tasks import Batch
 from experiments.tasks.datasets import Classification, Labelled, Split, logistic_regression, require
 
 POINTS, CLASSES = 40, 10
@@ -48,9 +49,10 @@ class MNIST1D(Classification):
         """Give 4,000 training and 1,000 test rows, or 3,200 and 800."""
         return _split(self.held_out)
 
-    def augment(self, key: Array, x: Array, lengths: Array | None) -> Array:
+    def augment(self, key: Array, batch: Batch) -> Batch:
         """Turn, stretch and tilt each row, and add noise."""
         keys = jax.random.split(key, 4)
+        x = batch.x
         if self.roll:
             turns = jax.random.randint(keys[0], (x.shape[0],), -self.roll, self.roll + 1)
             x = jax.vmap(lambda row, turn: jnp.roll(row, turn, axis=0))(x, turns)
@@ -60,7 +62,7 @@ class MNIST1D(Classification):
         if self.slope:
             line = jnp.linspace(-0.5, 0.5, POINTS)[None, :, None]
             x = x + line * jax.random.uniform(keys[2], each, minval=-self.slope, maxval=self.slope)
-        return x + self.noise * jax.random.normal(keys[3], x.shape) if self.noise else x
+        return batch._replace(x=x + self.noise * jax.random.normal(keys[3], x.shape))
 
     def baseline(self) -> dict[str, float]:
         """Logistic regression on the 40 numbers (scikit-learn's, C = 1), fitted on the rows that the LSTM trains on."""

@@ -36,8 +36,8 @@ class Small(Classification):
     def split(self):
         return Split(labelled(0, 5), labelled(100, 2))
 
-    def augment(self, key, x, lengths):
-        return x + 1000.0
+    def augment(self, key, batch):
+        return batch._replace(x=batch.x + 1000.0)
 
 
 def test_batches_are_training_rows_with_their_labels_and_lengths():

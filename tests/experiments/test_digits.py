@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from conftest import peer
 
+from experiments.tasks import Batch
 from experiments.tasks.digits import Digits
 
 peer("sklearn")
+
+
+def batch(x):
+    return Batch(x, jnp.zeros(len(x), jnp.int32))
 
 
 def images():
@@ -43,7 +48,7 @@ def test_a_time_step_is_a_row_of_the_image():
 
 def test_shifted_images_are_whole_pixel_moves_with_blanks_coming_in():
     image = np.arange(1.0, 65.0, dtype=np.float32).reshape(8, 8)
-    moved = Digits(shift=1).augment(jax.random.key(0), jnp.broadcast_to(image, (300, 8, 8)), None)
+    moved = Digits(shift=1).augment(jax.random.key(0), batch(jnp.broadcast_to(image, (300, 8, 8)))).x
     padded = np.zeros((10, 10), np.float32)
     padded[1:9, 1:9] = image
     windows = {padded[i : i + 8, j : j + 8].tobytes() for i in range(3) for j in range(3)}
@@ -52,10 +57,10 @@ def test_shifted_images_are_whole_pixel_moves_with_blanks_coming_in():
 
 def test_noise_has_the_deviation_asked_for_and_none_is_none():
     x = jnp.zeros((500, 8, 8))
-    noisy = np.asarray(Digits(noise=0.2).augment(jax.random.key(0), x, None))
+    noisy = np.asarray(Digits(noise=0.2).augment(jax.random.key(0), batch(x)).x)
     # 32,000 numbers: the deviation of a deviation of 0.2 is 0.0008
     assert noisy.std() == pytest.approx(0.2, abs=0.004)
-    np.testing.assert_array_equal(Digits().augment(jax.random.key(0), x, None), x)
+    np.testing.assert_array_equal(Digits().augment(jax.random.key(0), batch(x)).x, x)
 
 
 def test_baseline_is_logistic_regression_on_pixels():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tasks import japanese_vowels
+from experiments.tasks import Batch, japanese_vowels
 from experiments.tasks.datasets import Labelled, require
 from experiments.tasks.japanese_vowels import JapaneseVowels, read, warped_distances
 
@@ -44,7 +44,7 @@ def test_scaling_is_fitted_on_the_steps_of_what_trains(peer):
     peer("sktime")
     folder = f"{require('sktime', 'sktime')}/datasets/data/JapaneseVowels"
     raw = [read(japanese_vowels.Path(folder, f"JapaneseVowels_{part}.ts")) for part in ("TRAIN", "TEST")]
-    for held_out, kept in (("test", np.ones(270, bool)), ("validation", np.arange(270) % 5 != 4)):
+    for held_out, kept in (("test", np.ones(270, bool)), ("validation", np.arange(270) % 30 >= 6)):
         steps = np.concatenate([raw[0].x[r, : raw[0].lengths[r]] for r in np.flatnonzero(kept)]).astype(np.float64)
         mean, deviation = steps.mean(axis=0), steps.std(axis=0)
         split = JapaneseVowels(held_out=held_out).split()
@@ -96,8 +96,35 @@ def test_baseline_takes_the_label_of_the_nearest(monkeypatch):
         japanese_vowels._nearest_neighbour.cache_clear()
 
 
-def test_noise_has_the_deviation_asked_for():
-    noisy = JapaneseVowels(noise=0.3).augment(jax.random.key(0), jnp.zeros((100, 29, 12)), None)
-    assert np.asarray(noisy).std() == pytest.approx(0.3, abs=0.006)
-    with pytest.raises(ValueError, match="noise must be at least 0, got -1"):
+def augmented(task):
+    x = jnp.broadcast_to(jnp.arange(29.0)[None, :, None], (400, 29, 12))
+    return jax.jit(task.augment)(jax.random.key(0), Batch(x, None, jnp.full(400, 9, jnp.int32)))
+
+
+def test_noise_is_drawn_for_each_step_and_an_offset_once():
+    for task, same in ((JapaneseVowels(noise=0.3), False), (JapaneseVowels(offset=0.3), True)):
+        added = np.asarray(augmented(task).x) - np.arange(29.0)[:, None]
+        assert added.std() == pytest.approx(0.3, abs=0.01)
+        assert np.allclose(added, added[:, :1], atol=1e-5) == same
+        assert np.abs(np.corrcoef(added[:, 0].T) - np.eye(12)).max() < 0.25  # the coefficients each their own
+
+
+def test_a_crop_cuts_up_to_so_many_steps_at_each_end():
+    batch = augmented(JapaneseVowels(crop=2))
+    first, last = np.asarray(batch.x)[:, 0, 0], np.asarray(batch.lengths)
+    for row, start, length in zip(batch.x, first, last, strict=True):
+        np.testing.assert_array_equal(row[:length, 3], np.arange(start, start + length))
+    assert {(int(a), int(a + n)) for a, n in zip(first, last, strict=True)} == set(
+        itertools.product(range(3), (7, 8, 9))
+    )
+
+
+def test_nothing_is_changed_without_fields():
+    np.testing.assert_array_equal(augmented(JapaneseVowels()).x[0, :, 0], np.arange(29.0))
+
+
+def test_fields_out_of_range_raise():
+    with pytest.raises(ValueError, match=r"noise and offset must be at least 0, got -1\.0, 0\.0"):
         JapaneseVowels(noise=-1.0)
+    with pytest.raises(ValueError, match="crop must be from 0 to 3, which leaves one step of the shortest, got 4"):
+        JapaneseVowels(crop=4)

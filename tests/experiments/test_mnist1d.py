@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import peer
 
-from experiments.tasks import mnist1d
+from experiments.tasks import Batch, mnist1d
 from experiments.tasks.mnist1d import MNIST1D
 
 peer("mnist1d")
@@ -37,7 +37,7 @@ def test_the_set_is_the_package_s_and_drawing_it_leaves_the_process_s_random_num
 
 
 def many(task):
-    return np.asarray(task.augment(jax.random.key(0), jnp.broadcast_to(LINE, (400, 40, 1)), None))[..., 0]
+    return np.asarray(task.augment(jax.random.key(0), Batch(jnp.broadcast_to(LINE, (400, 40, 1)), None)).x)[..., 0]
 
 
 def test_without_fields_nothing_is_changed():
