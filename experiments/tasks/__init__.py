@@ -86,14 +86,17 @@ class Task(Protocol):
 
 # The tasks import Batch from here, so these imports come after it.
 from experiments.tasks.adding import Adding  # noqa: E402
+from experiments.tasks.adding_unit import AddingUnit  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.characters import Characters  # noqa: E402
 from experiments.tasks.digits import Digits  # noqa: E402
 from experiments.tasks.japanese_vowels import JapaneseVowels  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
 from experiments.tasks.mnist1d import MNIST1D  # noqa: E402
+from experiments.tasks.multiplication import Multiplication  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
+from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
@@ -101,8 +104,11 @@ TASKS: dict[str, type] = {
     "digits": Digits,
     "japanese_vowels": JapaneseVowels,
     "mnist1d": MNIST1D,
+    "adding_unit": AddingUnit,
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
     "lag": Lag,
+    "multiplication": Multiplication,
     "sunspots": Sunspots,
+    "temporal_order": TemporalOrder,
 }
