@@ -29,9 +29,9 @@ class Labelled(NamedTuple):
     label: np.ndarray
     lengths: np.ndarray | None = None
 
-    def rows(self, index: np.ndarray) -> Labelled:
-        """Take rows by index or mask."""
-        return Labelled(*(None if part is None else part[index] for part in self))
+    def rows(self, index: np.ndarray | slice) -> Labelled:
+        """Take rows by index, mask or slice."""
+        return Labelled(self.x[index], self.label[index], None if self.lengths is None else self.lengths[index])
 
 
 class Split(NamedTuple):
@@ -70,10 +70,9 @@ class Classification:
     def sample(self, key: Array, stream: tuple[()], batch_size: int) -> tuple[tuple[()], Batch]:
         """Draw rows of the training set, each with the same chance at every step."""
         row_key, augment_key = jax.random.split(key)
-        train = self.split().train
-        index = jax.random.randint(row_key, (batch_size,), 0, len(train.label))
-        x, label, lengths = (None if part is None else jnp.asarray(part)[index] for part in train)
-        return stream, self.augment(augment_key, Batch(x, label, lengths))
+        every = _batch(self.split().train)
+        index = jax.random.randint(row_key, (batch_size,), 0, every.x.shape[0])
+        return stream, self.augment(augment_key, jax.tree.map(lambda part: part[index], every))
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy in nats."""
@@ -81,8 +80,7 @@ class Classification:
 
     def evaluation(self, key: Array) -> Batch:
         """All rows held out; the key chooses nothing."""
-        x, label, lengths = self.split().held_out
-        return Batch(jnp.asarray(x), jnp.asarray(label), None if lengths is None else jnp.asarray(lengths))
+        return _batch(self.split().held_out)
 
     def metrics(self, outputs: Array, batch: Batch) -> dict[str, Array]:
         """`accuracy`, and `nats`, the cross entropy."""
@@ -112,3 +110,9 @@ def logistic_regression(split: Split) -> float:
 
     train, test = (part.x.reshape(len(part.label), -1) for part in split)
     return float(LogisticRegression(max_iter=1000).fit(train, split.train.label).score(test, split.held_out.label))
+
+
+def _batch(rows: Labelled) -> Batch:
+    """All rows as one batch."""
+    lengths = None if rows.lengths is None else jnp.asarray(rows.lengths)
+    return Batch(jnp.asarray(rows.x), jnp.asarray(rows.label), lengths)

@@ -67,11 +67,12 @@ def _split(held_out: str) -> Split:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    images, label = load_digits(return_X_y=True)
+    images, label = map(np.asarray, load_digits(return_X_y=True))
     every = Labelled((images / GREYS).reshape(-1, SIZE, SIZE).astype(np.float32), label.astype(np.int32))
 
     def cut(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return train_test_split(index, test_size=0.2, random_state=0, stratify=label[index])
+        kept, out = train_test_split(index, test_size=0.2, random_state=0, stratify=label[index])
+        return np.asarray(kept), np.asarray(out)
 
     train, test = cut(np.arange(len(label)))
     if held_out == "validation":

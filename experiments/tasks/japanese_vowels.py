@@ -54,7 +54,7 @@ class JapaneseVowels(Classification):
         noise_key, offset_key, cut_key = jax.random.split(key, 3)
         x, lengths = batch.x, batch.lengths
         size = x.shape[0]
-        if self.crop:
+        if self.crop and lengths is not None:
             cut = jax.random.randint(cut_key, (2, size), 0, self.crop + 1)
             x = jax.vmap(lambda row, first: jnp.roll(row, -first, axis=0))(x, cut[0])
             lengths = lengths - cut[0] - cut[1]

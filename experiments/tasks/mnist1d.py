@@ -85,7 +85,7 @@ def _split(held_out: str) -> Split:
         for part in ("", "_test")
     )
     if held_out == "validation":
-        train, test = train.rows(np.s_[:-VALIDATION]), train.rows(np.s_[-VALIDATION:])
+        train, test = train.rows(slice(-VALIDATION)), train.rows(slice(-VALIDATION, None))
     return Split(train, test)
 
 

@@ -101,6 +101,7 @@ def test_bits_of_known_outputs_leave_the_warm_up_out():
     # Two of four steps give the right one 1/2, the others 1/symbols; an argmax of equals is the first, the right one.
     assert float(found["bits"]) == pytest.approx((1 + math.log2(symbols)) / 2, rel=1e-5)
     assert float(found["guessed"]) == 1.0
+    assert float(found["bits_over_ngram"] * Characters().baseline()["bits"]) == pytest.approx(float(found["bits"]))
     found = Characters().metrics(outputs, Batch(jnp.zeros((2, 1, 1)), target + 1))
     assert float(found["guessed"]) == 0.0
 
@@ -153,7 +154,7 @@ def test_the_baseline_scores_the_characters_that_the_rows_score():
     scored = (end - start) // ROWS * ROWS
     whole = text().whole
     by_hand = ngram_bits(words(training()), whole[:start], whole[start : start + scored], len(text().alphabet), order=5)
-    assert Characters().baseline() == {"bits": pytest.approx(by_hand)}
+    assert Characters().baseline() == {"bits": pytest.approx(by_hand), "bits_over_ngram": 1.0}
 
 
 def test_a_chunk_out_of_range_raises():
