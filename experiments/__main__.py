@@ -18,6 +18,7 @@ from experiments import checkpoint, distributed, program, report, reproduce, res
 from experiments import config as configs
 from experiments.config import ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
+from experiments.tasks.datasets import MissingPackage
 
 OK, MISSED, UNUSABLE, STOPPED, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, UNUSABLE)
     except Stopped as error:
         return _fail(error, STOPPED)
-    except RunError as error:
+    except (RunError, MissingPackage) as error:
         return _fail(error, UNUSABLE)
     except distributed.Ended as end:
         return end.status

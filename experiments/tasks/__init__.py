@@ -120,7 +120,11 @@ class Task(Protocol):
 from experiments.tasks.adding import Adding  # noqa: E402
 from experiments.tasks.adding_unit import AddingUnit  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
+from experiments.tasks.characters import Characters  # noqa: E402
+from experiments.tasks.digits import Digits  # noqa: E402
+from experiments.tasks.japanese_vowels import JapaneseVowels  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.mnist1d import MNIST1D  # noqa: E402
 from experiments.tasks.multiplication import Multiplication  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
@@ -128,6 +132,10 @@ from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
+    "characters": Characters,
+    "digits": Digits,
+    "japanese_vowels": JapaneseVowels,
+    "mnist1d": MNIST1D,
     "adding_unit": AddingUnit,
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
