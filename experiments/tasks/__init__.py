@@ -88,8 +88,11 @@ class Task(Protocol):
 from experiments.tasks.adding import Adding  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.long_lag import LongLag  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
+from experiments.tasks.time_lag import TimeLag  # noqa: E402
+from experiments.tasks.two_sequence import TwoSequence  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
@@ -97,4 +100,7 @@ TASKS: dict[str, type] = {
     "stateful_average": MovingAverage,
     "lag": Lag,
     "sunspots": Sunspots,
+    "long_lag": LongLag,
+    "time_lag": TimeLag,
+    "two_sequence": TwoSequence,
 }
