@@ -1,5 +1,7 @@
 """The two-sequence tasks 3a, 3b and 3c against their definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,11 @@ from experiments.tasks.two_sequence import TwoSequence
 TASKS = {name: TwoSequence(variant=name, length=30) for name in ("3a", "3b", "3c")}
 MANY = 20_000
 STOP = 256  # sequences of the evaluation that decide when to stop, before the 2,560 of the test
+
+
+@functools.cache
+def evaluation_of(name):
+    return jax.jit(TASKS[name].evaluation)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -49,29 +56,29 @@ def test_targets_of_3c_are_noisy_in_training_and_exact_in_the_evaluation(drawn):
     for value, mean in ((1.0, 0.2), (-1.0, 0.8)):
         noisy = target[x[:, 0, 0] == value]
         np.testing.assert_allclose([noisy.mean(), noisy.var()], [mean, 0.1], atol=0.016)
-    evaluation = TASKS["3c"].evaluation(jax.random.key(0))
+    evaluation = evaluation_of("3c")
     expected = np.where(np.asarray(evaluation.x[:, 0]) == 1.0, 0.2, 0.8)
     np.testing.assert_allclose(evaluation.target, expected, rtol=1e-6)
 
 
 def test_number_of_informative_values_is_the_field_s():
-    x = np.asarray(TwoSequence(informative=1).sample(jax.random.key(0), (), 100)[1].x)
+    task = TwoSequence(informative=1, length=30)
+    x = np.asarray(jax.jit(task.sample, static_argnums=2)(jax.random.key(0), (), 100)[1].x)
     assert (np.abs(x[:, 0]) == 1.0).all()
     assert not (np.abs(x[:, 1]) == 1.0).any()
 
 
 def test_evaluation_has_256_and_2560_sequences_none_of_training():
-    key = jax.random.key(0)
-    evaluation = jax.jit(TASKS["3a"].evaluation)(key)
+    evaluation = evaluation_of("3a")
     assert evaluation.x.shape == (STOP + 2560, 33, 1)
-    training = jax.jit(TASKS["3a"].sample, static_argnums=2)(key, (), STOP + 2560)[1]
+    training = jax.jit(TASKS["3a"].sample, static_argnums=2)(jax.random.key(0), (), STOP + 2560)[1]
     shared = np.intersect1d(np.asarray(evaluation.x[:, 3]), np.asarray(training.x[:, 3]))
     assert len(shared) < 10  # single values meet by chance; whole sequences cannot
 
 
 def scored(name, stop_errors, test_errors):
     """Score outputs that are off by the given amounts, [256] and [2560]."""
-    evaluation = TASKS[name].evaluation(jax.random.key(1))
+    evaluation = evaluation_of(name)
     errors = np.concatenate([stop_errors, test_errors]).astype(np.float32)[:, None]
     scores = TASKS[name].metrics(evaluation.target + errors, evaluation)
     return {key: float(value) for key, value in scores.items()}
@@ -105,7 +112,7 @@ def test_solved_by_the_paper_s_rule(name, tolerance, allowed, mean):
 @pytest.mark.parametrize("name", TASKS)
 def test_baseline_is_what_the_same_answer_for_all_scores(name):
     task = TASKS[name]
-    evaluation = task.evaluation(jax.random.key(2))
+    evaluation = evaluation_of(name)
     (answer,) = {"3a": [1.0], "3b": [1.0], "3c": [0.2]}[name]
     scores = task.metrics(jnp.full_like(evaluation.target, answer), evaluation)
     for metric, expected in task.baseline().items():
