@@ -20,23 +20,23 @@ def evaluation_of(name):
     return jax.jit(TASKS[name].evaluation)(jax.random.key(0))
 
 
-@pytest.fixture(scope="module")
-def drawn():
-    batches = {n: jax.jit(t.sample, static_argnums=2)(jax.random.key(5), (), MANY)[1] for n, t in TASKS.items()}
-    return {name: tuple(map(np.asarray, batch[:3])) for name, batch in batches.items()}
+@functools.cache
+def drawn(name):
+    batch = jax.jit(TASKS[name].sample, static_argnums=2)(jax.random.key(5), (), MANY)[1]
+    return tuple(map(np.asarray, batch[:3]))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_lengths_are_uniform_from_t_to_a_tenth_more_and_padded_with_zeros(drawn, name):
-    x, target, lengths = drawn[name]
+def test_lengths_are_uniform_from_t_to_a_tenth_more_and_padded_with_zeros(name):
+    x, target, lengths = drawn(name)
     assert (x.shape, target.shape, x.dtype, target.dtype) == ((MANY, 33, 1), (MANY, 1), np.float32, np.float32)
     np.testing.assert_allclose(np.bincount(lengths)[30:] / MANY, 1 / 4, atol=0.016)  # 5 standard errors
     assert not x[np.arange(33) >= lengths[:, None]].any()
 
 
 @pytest.mark.parametrize(("name", "first_variance"), [("3a", 0.0), ("3b", 0.2), ("3c", 0.0)])
-def test_first_values_tell_the_class_and_the_others_are_noise(drawn, name, first_variance):
-    x, target, lengths = drawn[name]
+def test_first_values_tell_the_class_and_the_others_are_noise(name, first_variance):
+    x, target, lengths = drawn(name)
     value = np.sign(x[:, :3, 0].sum(axis=1))  # what 3b's noise hides once in 19,000
     np.testing.assert_allclose(np.mean(value == 1.0), 0.5, atol=0.018)
     off = x[:, :3, 0] - value[:, None]
@@ -51,8 +51,8 @@ def test_first_values_tell_the_class_and_the_others_are_noise(drawn, name, first
         np.testing.assert_allclose(x[value == one, 3:30].mean(), 0.0, atol=0.005)
 
 
-def test_targets_of_3c_are_noisy_in_training_and_exact_in_the_evaluation(drawn):
-    x, target, _ = drawn["3c"]
+def test_targets_of_3c_are_noisy_in_training_and_exact_in_the_evaluation():
+    x, target, _ = drawn("3c")
     for value, mean in ((1.0, 0.2), (-1.0, 0.8)):
         noisy = target[x[:, 0, 0] == value]
         np.testing.assert_allclose([noisy.mean(), noisy.var()], [mean, 0.1], atol=0.016)
