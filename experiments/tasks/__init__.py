@@ -124,11 +124,14 @@ from experiments.tasks.characters import Characters  # noqa: E402
 from experiments.tasks.digits import Digits  # noqa: E402
 from experiments.tasks.japanese_vowels import JapaneseVowels  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.long_lag import LongLag  # noqa: E402
 from experiments.tasks.mnist1d import MNIST1D  # noqa: E402
 from experiments.tasks.multiplication import Multiplication  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
 from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
+from experiments.tasks.time_lag import TimeLag  # noqa: E402
+from experiments.tasks.two_sequence import TwoSequence  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
@@ -143,4 +146,7 @@ TASKS: dict[str, type] = {
     "multiplication": Multiplication,
     "sunspots": Sunspots,
     "temporal_order": TemporalOrder,
+    "long_lag": LongLag,
+    "time_lag": TimeLag,
+    "two_sequence": TwoSequence,
 }
