@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 VALIDATION_START, TEST_START = 0.85, 0.9  # shares of the text, in characters
 ROWS = 16  # that the held-out text is read in, side by side
@@ -117,6 +117,11 @@ class Characters:
     def final(self, predict: Callable[[Array], Array]) -> dict[str, float]:
         """The bits of an 8-gram model of the same kind, to set the LSTM's beside."""
         return {"bits_of_8_gram": _held_out_bits(self.held_out, LONG_ORDER)}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The first characters that count, in the first row."""
+        names = [repr(c)[1:-1] if c in "\n\t" else c for c in text().alphabet]
+        return Picture(names, names, row=0, row_name="the first", steps=(WARMUP, WARMUP + 60))
 
     def _batch(self, codes: Array) -> Batch:
         return Batch(jax.nn.one_hot(codes[:, :-1], self.input_size, dtype=jnp.float32), codes[:, 1:])
