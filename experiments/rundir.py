@@ -32,7 +32,9 @@ FILES = (
     "checkpoints", "metrics.jsonl", "timing.jsonl", "summary.json", "curve.png", "model.safetensors", "report.html",
     "profile", "sweep.json", "sweep.md", "sweep.png", "best.toml",
 )  # fmt: skip
-PACKAGES = ("jlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
+PACKAGES = (
+    "jlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint", "scikit-learn", "sktime", "mnist1d",
+)  # fmt: skip
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, above the file size limit
 
 
