@@ -1,4 +1,4 @@
-"""Continual embedded Reber: string upon string without a mark between them, so that the cell has to forget by itself."""
+"""Continual embedded Reber: strings without a mark between them, so that the cell has to forget by itself."""
 
 from __future__ import annotations
 
