@@ -155,12 +155,14 @@ def test_loss_is_cross_entropy_for_spikes_and_squared_error_for_functions():
         batch = draw(task)
         value, judged = (np.asarray(a) for a in batch.target[:2])
         outputs = rng.normal(size=value.shape).astype(np.float32)
-        each = []
+        each, weights = [], []
         for row, t in np.argwhere(judged):
             y, o = float(value[row, t, 0]), float(outputs[row, t, 0])
             p = 1 / (1 + math.exp(-o))
             each.append((o - y) ** 2 if task.kind == "pfg" else -math.log(p if y else 1 - p))
-        assert float(task.loss(jnp.asarray(outputs), batch)) == pytest.approx(np.mean(each), rel=1e-5)
+            weights.append(6.0 if task.kind == "gts" and y else 1.0)  # a spike as much as an interval of 6
+        expected = np.average(each, weights=weights)
+        assert float(task.loss(jnp.asarray(outputs), batch)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sample_is_a_function_of_its_key():
