@@ -45,6 +45,7 @@ def check_stream(text, following, legal):
     strings, start = [], 0
     for t in range(len(text)):
         expected = legal_next(text[start : t + 1])
+        assert expected is not None
         if expected == "":  # the string is at its end, and the next one comes
             strings.append(text[start : t + 1])
             expected, start = "B", t + 1
@@ -78,11 +79,11 @@ def test_evaluation_is_ten_streams_from_the_start_of_a_string():
 
 
 def mean_length():
-    """The mean length of a string: a node has a symbol more to come than its two edges' ends have on average."""
+    """The mean length of a string: from a node one symbol more than from where its two edges lead, on average."""
     edges = {"1": "23", "2": "24", "3": "35", "4": "36", "5": "46"}
     left = dict.fromkeys("123456", 0.0) | {"6": 1.0}  # at node 6 the E alone is left
     for _ in range(200):
-        left |= {node: 1.0 + np.mean([left[to] for to in pair]) for node, pair in edges.items()}
+        left |= {node: 1.0 + (left[one] + left[two]) / 2.0 for node, (one, two) in edges.items()}
     return 2 + 1 + left["1"] + 2  # B and the outer symbol, the inner B, the walk, the outer symbol and E
 
 
@@ -93,7 +94,8 @@ def test_a_reset_starts_a_new_string_and_stands_at_first_steps_alone():
     assert np.mean(resets[..., 0]) == pytest.approx(0.3, abs=0.08)  # 320 draws: 3 standard errors
     for number, row in np.argwhere(resets[..., 0]):
         piece = batches[number]
-        check_stream(*texts([piece])[row], np.asarray(piece.target.legal[row]))
+        text, following = texts([piece])[row]
+        check_stream(text, following, np.asarray(piece.target.legal[row]))
     for number in range(1, 40):  # and no row without a reset breaks off
         before, now = texts([batches[number - 1]]), texts([batches[number]])
         for row in np.flatnonzero(~resets[number, :, 0]):
