@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from experiments import checkpoint, program, report, reproduce, results, rundir, train
+from experiments import checkpoint, distributed, program, report, reproduce, results, rundir, train
 from experiments import config as configs
 from experiments.config import ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, STOPPED)
     except RunError as error:
         return _fail(error, UNUSABLE)
+    except distributed.Ended as end:
+        return end.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say no more at the exit
         return _fail("stdout was closed; the same command with --resume goes on from the last checkpoint", STOPPED)
@@ -48,11 +50,16 @@ def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     experiment = configs.load(options.config, overrides)
     if options.cases:
         experiment = _only(experiment, options.cases, options.config)
-    program.check(experiment, options.config)
-    path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
-    console = Console(markup=False)
-    sections, page = program.train_all(experiment, path, console, resume=options.resume, overwrite=options.overwrite)
-    return _conclude(console, experiment, sections, page, options.check)
+    with distributed.session(distributed.parse(options), configs.to_toml(experiment)) as devices:
+        program.check(experiment, options.config, devices)
+        if not devices.first:
+            program.follow(experiment, devices)
+            return OK
+        path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
+        console = Console(markup=False)
+        how = {"resume": options.resume, "overwrite": options.overwrite}
+        sections, page = program.train_all(experiment, path, console, devices=devices, **how)
+        return _conclude(console, experiment, sections, page, options.check)
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
@@ -138,7 +145,8 @@ def _dispatch(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     trainer = commands.add_parser(
         "train", help="train a config", allow_abbrev=False, add_help=False,
-        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--TABLE.KEY VALUE ...]",
+        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--distributed]"
+        " [--TABLE.KEY VALUE ...]",
         epilog="Any key of the config can be overridden: --train.steps 9 --model.units 64 --model.lstm.activation relu."
         " `train CONFIG --help` lists them.",
     )  # fmt: skip
@@ -151,6 +159,7 @@ def _dispatch(arguments: list[str]) -> int:
     how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
     trainer.add_argument("--check", action="store_true", help="exit status 1 when a target is missed")
     trainer.add_argument("--cases", metavar="A,B", help="only these of the config's cases")
+    distributed.add_arguments(trainer)
     trainer.add_argument("-h", "--help", action="store_true", help="show this, and with CONFIG its keys")
     for name, text in (
         ("evaluate", "score a run's last checkpoint"),
@@ -192,4 +201,4 @@ class _Parser(argparse.ArgumentParser):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    distributed.leave(main())

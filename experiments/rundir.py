@@ -166,6 +166,24 @@ class Lines:
         self._file.close()
 
 
+class Unwritten:
+    """Lines that go nowhere, for a process that is not to write."""
+
+    last = None
+
+    def __init__(self, path: Path, step: int):
+        pass
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 @contextlib.contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
     """Turn a full disk or an unwritable directory into one line that says what is left."""

@@ -19,8 +19,9 @@ import optax
 
 from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
+from experiments.devices import ONE, Devices
 from experiments.model import ModelParams, SequenceModel, build
-from experiments.rundir import Lines, RunError, Stopped, read_lines
+from experiments.rundir import Lines, RunError, Stopped, Unwritten, read_lines
 from experiments.tasks import Batch
 
 Array = jax.Array
@@ -90,13 +91,13 @@ def init(config: Config) -> TrainState:
     return TrainState(*one(keys), key=keys, step=jnp.zeros((), jnp.int32))
 
 
-def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
+def make_call(config: Config, devices: Devices = ONE) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
     """Build `call(state, end) -> (state, losses [steps_per_call, S])`, jitted, its state donated.
 
     It runs the steps up to `end`. A step whose losses or new parameters are not finite is not taken and ends the
     call, so the state is always the last good one; its row of losses is NaN.
     """
-    one = jax.vmap(_step(config), in_axes=(0, 0, 0, 0, 0, None))
+    one = jax.vmap(_step(config, devices), in_axes=(0, 0, 0, 0, 0, None))
 
     # A loop with a bound known at run time, where a scan has a fixed length: calls of every length are one program,
     # so where calls end cannot change a digit.
@@ -123,7 +124,7 @@ def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, A
         state, losses, _ = jax.lax.while_loop(going, body, (state, losses, jnp.asarray(True)))
         return state, losses
 
-    return jax.jit(call, donate_argnums=0)
+    return devices.jit(call, donate_argnums=0)
 
 
 def make_predict(config: Config) -> Callable[..., Array]:
@@ -137,7 +138,7 @@ def make_predict(config: Config) -> Callable[..., Array]:
     return jax.jit(predict)
 
 
-def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
+def make_evaluate(config: Config, devices: Devices = ONE) -> Callable[[ModelParams], dict[str, Array]]:
     """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
     task, model = config.task, build(config)
     key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
@@ -146,7 +147,7 @@ def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
     def score(params, batch):
         return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
-    return functools.partial(jax.jit(score), batch=batch)
+    return functools.partial(devices.jit(score), batch=devices.cut(batch, batch.x.shape[0]))
 
 
 def check(config: Config, where: str) -> None:
@@ -191,35 +192,46 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
         yield step
 
 
-def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[float | None]]], None]) -> Trained:
+def run(
+    config: Config,
+    path: Any,
+    report: Callable[[int, float, dict[str, list[float | None]]], None],
+    devices: Devices = ONE,
+) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
-        path: its directory, locked and prepared.
+        path: its directory, locked and prepared; only process 0 reads it and writes to it.
         report: called with (step, mean loss, metrics so far) as losses come in.
+        devices: where to compute. Every process of several makes this call.
 
     Raises:
         Stopped: a loss or a parameter is not finite; what was last good is saved.
     """
     train = config.train
     began = time.monotonic()
-    state = init(config)
-    saved = checkpoint.latest(path / "checkpoints", state)
+    state = init(config) if devices.first else jax.eval_shape(lambda: init(config))
+    saved = checkpoint.latest(path / "checkpoints", state) if devices.first else None
     if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
         print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
         saved = None
     start, state = saved if saved is not None else (0, state)
-    metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
+    lines = Lines if devices.first else Unwritten
+    metrics, timing = lines(path / "metrics.jsonl", start), lines(path / "timing.jsonl", start)
     before = timing.last["seconds"] if timing.last else 0.0
-    evaluate, call = make_evaluate(config), make_call(config)
+    evaluations = results.evaluations(read_lines(path / "metrics.jsonl")) if devices.first else []
+    start, evaluations = devices.told([start, evaluations])
+    state = devices.given(state)
+    evaluate, call = make_evaluate(config, devices), make_call(config, devices)
     tables = to_tables(config)
-    evaluations = results.evaluations(read_lines(path / "metrics.jsonl"))
 
     def seconds() -> float:
         return before + time.monotonic() - began
 
     def save(step: int) -> None:
+        if not devices.first:
+            return
         metrics.sync()
         timing.append({"step": step, "seconds": round(seconds(), 3)})
         checkpoint.save(path / "checkpoints", step, state, tables)
@@ -231,7 +243,7 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
             if not np.isfinite(row).all():
-                if step - 1 not in checkpoint.steps(path / "checkpoints"):
+                if devices.first and step - 1 not in checkpoint.steps(path / "checkpoints"):
                     save(step - 1)
                 raise Stopped(
                     f"{path}: loss or parameters not finite at step {step}; the state of step {step - 1} is saved"
@@ -269,7 +281,8 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
     finally:
         metrics.close()
         timing.close()
-    return Trained(state.params, int(state.step), seconds())
+    devices.awaited = True
+    return Trained(devices.local(state.params), int(state.step), seconds())
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
@@ -289,7 +302,7 @@ def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
     return saved[0], saved[1].params
 
 
-def _step(config: Config) -> Callable[..., tuple]:
+def _step(config: Config, devices: Devices) -> Callable[..., tuple]:
     """One step of one seed: draw, differentiate, update, constrain."""
     task, model, update = config.task, build(config), optimizer(config).update
     train = config.train
@@ -297,8 +310,9 @@ def _step(config: Config) -> Callable[..., tuple]:
     def step(params, opt_state, carry, stream, key, number):
         data_key = jax.random.fold_in(jax.random.fold_in(key, DATA), number)
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
-        stream, batch = task.sample(data_key, stream, train.batch_size)
+        stream, batch = devices.draw(task.sample, data_key, stream, train.batch_size)
         before = jax.lax.stop_gradient(carry) if train.stateful else model.initial_state(train.batch_size)
+        before = devices.split(before)
 
         def loss(params):
             after, outputs, penalty = model.penalised(
@@ -309,7 +323,7 @@ def _step(config: Config) -> Callable[..., tuple]:
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         updates, opt_state = update(gradient, opt_state, params)
         params = model.constrain(cast(ModelParams, optax.apply_updates(params, updates)))
-        return params, opt_state, after if train.stateful else (), stream, value
+        return params, opt_state, devices.split(after) if train.stateful else (), stream, value
 
     return step
 

@@ -86,21 +86,36 @@ class Task(Protocol):
 
 # The tasks import Batch from here, so these imports come after it.
 from experiments.tasks.adding import Adding  # noqa: E402
+from experiments.tasks.adding_unit import AddingUnit  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.continual_reber import ContinualReber  # noqa: E402
 from experiments.tasks.counting import Counting  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.multiplication import Multiplication  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
+<<<<<<< HEAD
 from experiments.tasks.timing import Timing  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
     "continual_reber": ContinualReber,
     "counting": Counting,
+=======
+from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
+
+TASKS: dict[str, type] = {
+    "adding": Adding,
+    "adding_unit": AddingUnit,
+>>>>>>> main
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
     "lag": Lag,
+    "multiplication": Multiplication,
     "sunspots": Sunspots,
+<<<<<<< HEAD
     "timing": Timing,
+=======
+    "temporal_order": TemporalOrder,
+>>>>>>> main
 }
