@@ -94,28 +94,19 @@ from experiments.tasks.lag import Lag  # noqa: E402
 from experiments.tasks.multiplication import Multiplication  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
-<<<<<<< HEAD
+from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
 from experiments.tasks.timing import Timing  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
+    "adding_unit": AddingUnit,
     "continual_reber": ContinualReber,
     "counting": Counting,
-=======
-from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
-
-TASKS: dict[str, type] = {
-    "adding": Adding,
-    "adding_unit": AddingUnit,
->>>>>>> main
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
     "lag": Lag,
     "multiplication": Multiplication,
     "sunspots": Sunspots,
-<<<<<<< HEAD
-    "timing": Timing,
-=======
     "temporal_order": TemporalOrder,
->>>>>>> main
+    "timing": Timing,
 }
