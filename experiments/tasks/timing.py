@@ -40,7 +40,7 @@ class Timing:
     has to return to itself. A model trained on sequences of `intervals` intervals is tested on streams of 1,000;
     a stream is right where no judged output is off by 0.49 or more, for `pfg` 0.3.
 
-    It shows what peepholes are for: a gate that has to open at a count of 50 without a spike to tell it.
+    It shows what peepholes were made for: a gate that has to open at a count, without a spike to tell it.
 
     Source: Gers, Schraudolph & Schmidhuber 2002, "Learning precise timing with LSTM recurrent networks". As cited:
     the three tasks and their names, intervals F + I(n) with F from 10 to 50, the three functions with F = 10 and 25,
