@@ -17,13 +17,11 @@ from typing import Annotated, Any, Literal
 import tomli_w
 import tyro
 
+from experiments import overrides
+from experiments.overrides import ConfigError
 from experiments.tasks import TASKS
 
 CASE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # a case's name is its directory's
-
-
-class ConfigError(ValueError):
-    """A config file or an override that cannot be used; the message is one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -234,13 +232,9 @@ def override(config: Config, arguments: Sequence[str], where: str = "command lin
         >>> override(load("configs/adding.toml").base, ["--train.steps", "200"]).train.steps  # doctest: +SKIP
         200
     """
-    if not arguments:
-        return config
-    rest, lstm = _lstm_overrides(arguments)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, lstm={**config.model.lstm, **lstm}))
-    if rest:
-        config = _tyro(config, rest)
-    check(config, where)
+    if arguments:
+        config = overrides.applied(config, arguments)
+        check(config, where)
     return config
 
 
@@ -375,67 +369,6 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin in (dict, Mapping) and not isinstance(value, dict):
         raise ConfigError(f"{where} must be a table, got {value!r}")
     return value
-
-
-def _lstm_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Take `--model.lstm.KEY VALUE` out of the arguments: its keys are jlstm's, unknown to tyro."""
-    prefix, rest, found = "--model.lstm.", [], {}
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if not argument.startswith(prefix):
-            rest.append(argument)
-            continue
-        key, equals, text = argument.removeprefix(prefix).partition("=")
-        if not equals:
-            if not queue:
-                raise ConfigError(f"command line: {argument} needs a value")
-            text = queue.pop(0)
-        try:
-            found[key.replace("-", "_")] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[key.replace("-", "_")] = text  # a bare word is a name: --model.lstm.activation relu
-    return rest, found
-
-
-def _tyro(config: Config, arguments: Sequence[str]) -> Config:
-    # The file has chosen the task, so tyro sees that task's fields, typed, and not a union of all.
-    typed = dataclasses.make_dataclass(
-        "Overrides",
-        [
-            ("task", type(config.task)),
-            *((f.name, f.type) for f in dataclasses.fields(config) if f.name != "task"),
-        ],
-        frozen=True,
-    )
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    result = parse_by_tyro(typed, arguments, default=typed(**values))
-    return Config(**{name: getattr(result, name) for name in values})
-
-
-def parse_by_tyro(cls: type, arguments: Sequence[str], default: Any) -> Any:
-    """Parse by tyro; its boxed error becomes the one line of a ConfigError."""
-    import contextlib
-    import io
-
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                cls,
-                args=list(arguments),
-                default=default,
-                prog="python -m experiments train CONFIG",
-                config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
-                use_underscores=True,
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        words = re.sub(r"[│╭╮╰╯─┌┐└┘|]+", " ", errors.getvalue()).split()
-        raise ConfigError(f"command line: {' '.join(words)}") from None
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"command line: {_line(error)}") from error
 
 
 def _line(error: Exception) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from experiments import progress, report, results, rundir, train
 from experiments.config import Config, Experiment
 from experiments.devices import ONE, Devices
+from experiments.profiling import Profiler
 
 
 def runs(experiment: Experiment, path: Path) -> list[tuple[str, Config, Path]]:
@@ -33,8 +34,9 @@ def train_all(
     resume: bool = False,
     overwrite: bool = False,
     devices: Devices = ONE,
+    profile: bool = False,
 ) -> tuple[dict[str, report.Section], Path]:
-    """Train every case, locked and resumable, and write its report.
+    """Train every case, locked and resumable, profiled if asked, and write its report.
 
     Returns:
         (sections, page): by case, under "" where there are none; the report's path.
@@ -50,7 +52,7 @@ def train_all(
         sections = {}
         for name, config, folder in runs(experiment, path):
             with _case_directory(folder, name, config, resume, overwrite):
-                sections[name] = _train_one(config, folder, name or experiment.name, console, devices)
+                sections[name] = _train_one(config, folder, name or experiment.name, console, devices, profile)
                 if name:
                     own_page(folder, name, config, sections[name])
         page = report.write_page(path, experiment, sections)
@@ -79,9 +81,14 @@ def show(console: Console, described: Mapping[str, Config], summaries: Mapping[s
         console.print(line, style="bold red" if "MISSED" in line else "bold green", highlight=False, soft_wrap=True)
 
 
-def _train_one(config: Config, folder: Path, name: str, console: Console, devices: Devices) -> report.Section:
+def _train_one(
+    config: Config, folder: Path, name: str, console: Console, devices: Devices, profile: bool
+) -> report.Section:
+    profiler = Profiler(folder / "profile") if profile else None
     with progress.shown(console, name, config.train.steps, config.target) as shown:
-        done = train.run(config, folder, shown, devices)
+        done = train.run(config, folder, shown, devices, profiler=profiler)
+    if profiler is not None:
+        console.print(str(profiler), highlight=False, soft_wrap=True)
     return report.finish(config, folder, done.params, done.step, done.seconds)
 
 

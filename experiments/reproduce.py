@@ -21,6 +21,7 @@ from experiments import program, rundir, tables
 from experiments.config import Experiment, has_quick, load, to_tables
 from experiments.rundir import RunError
 from experiments.tables import Row
+from experiments.tasks.datasets import MissingPackage
 
 ROOT = Path(__file__).parent.parent
 CONFIGS, RESULTS, RUNS = ROOT / "configs", ROOT / "docs" / "results", Path("runs")
@@ -57,7 +58,7 @@ def reproduce(rows: Sequence[str], console: Console, *, quick: bool = False, fre
     for name in todo:  # all of them before the first is trained
         try:
             program.check(table[name].experiment, str(CONFIGS / f"{name}.toml"))
-        except RunError as error:  # its data are not there
+        except MissingPackage as error:
             failed[name] = str(error)
     for number, name in enumerate(todo, 1):
         if name in failed:

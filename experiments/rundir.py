@@ -30,6 +30,7 @@ MARKER = "# written by `python -m experiments`"
 FILES = (
     # checkpoints first: without metrics they would be resumed with a hole in front
     "checkpoints", "metrics.jsonl", "timing.jsonl", "summary.json", "curve.png", "model.safetensors", "report.html",
+    "profile", "sweep.json", "sweep.md", "sweep.png", "best.toml",
 )  # fmt: skip
 PACKAGES = ("jlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, above the file size limit

@@ -4,6 +4,7 @@ from jlstm import export
 from jlstm.backends.dispatch import which_backend
 from jlstm.cell import lstm_cell
 from jlstm.compose import Bidirectional, Stack, from_dict
+from jlstm.describe import explain
 from jlstm.files import load, save
 from jlstm.initializers import (
     Chrono,
@@ -18,6 +19,7 @@ from jlstm.initializers import (
     VarianceScaling,
     Zeros,
 )
+from jlstm.inspection import LSTMTrace, inspect
 from jlstm.layers import LSTM
 from jlstm.named import (
     ELU,
@@ -58,6 +60,7 @@ __all__ = [
     "Identity",
     "LSTMParams",
     "LSTMState",
+    "LSTMTrace",
     "LeakyReLU",
     "MaxNorm",
     "MinMaxNorm",
@@ -76,8 +79,10 @@ __all__ = [
     "VarianceScaling",
     "Variant",
     "Zeros",
+    "explain",
     "export",
     "from_dict",
+    "inspect",
     "load",
     "lstm_cell",
     "lstm_scan",

@@ -1,6 +1,7 @@
-"""The command line: python -m jlstm doctor, convert, export. Exit status 0: done; 1: failed; 2: called wrongly."""
+"""The command line: python -m jlstm explain, doctor, convert, export. Exit status: 1 failed; 2 called wrongly."""
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -8,8 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jlstm import export
+from jlstm.compose import Bidirectional, Stack
 from jlstm.convert import FORMATS, check_target, convert, format_of, read, read_spec
+from jlstm.describe import explain
 from jlstm.doctor import doctor
+from jlstm.layers import LSTM
 from jlstm.paths import params_like
 
 PROG = "python -m jlstm"
@@ -40,6 +44,22 @@ def _parser() -> argparse.ArgumentParser:
 
     told = commands.add_parser("doctor", help="show versions, devices and backends, what is missing and how to get it")
     told.set_defaults(run=_doctor)
+
+    text = "explain what a layer configures: weights, shapes, times, costs, and the layer in other libraries"
+    sub = commands.add_parser("explain", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    which = sub.add_mutually_exclusive_group(required=True)
+    which.add_argument("--units", type=_size, metavar="N", help="an LSTM of N units")
+    which.add_argument("--spec", metavar="FILE", help="a spec (.json, .toml), as to_dict writes it")
+    sub.add_argument("--input-size", type=_size, metavar="D", required=True, help="the width of x")
+    sub.add_argument("--timesteps", type=_size, metavar="T")
+    sub.add_argument("--batch-size", type=_size, metavar="B")
+    for name in ("return-sequences", "go-backwards", "bidirectional"):
+        sub.add_argument(f"--{name}", action="store_true", help="with --units")
+    sub.add_argument("--layers", type=_size, default=1, metavar="L", help="so many on top of each other, with --units")
+    sub.add_argument("--html", metavar="FILE", help="write a page instead of text")
+    sub.add_argument("--json", action="store_true", help="print the content as JSON")
+    sub.add_argument("--force", action="store_true", help="replace FILE where it exists")
+    sub.set_defaults(run=_explain, usage=sub.error)
 
     text = "convert a model from one kind of file to another"
     sub = commands.add_parser("convert", help=text, description=f"{text[0].upper()}{text[1:]}, by their extensions.")
@@ -76,6 +96,33 @@ def _parser() -> argparse.ArgumentParser:
 
 def _doctor(given: argparse.Namespace) -> str:
     return "\n".join(doctor())
+
+
+def _explain(given: argparse.Namespace) -> str:
+    shape = given.return_sequences or given.go_backwards or given.bidirectional or given.layers > 1
+    if given.spec and shape:
+        given.usage("--return-sequences, --go-backwards, --bidirectional and --layers go with --units, not --spec")
+    if given.html:
+        check_target(given.html, given.force)
+    asked = explain(
+        read_spec(given.spec) if given.spec else _spec(given),
+        given.input_size,
+        given.timesteps,
+        given.batch_size,
+    )
+    if given.html:
+        asked.save(given.html)
+        return f"{given.html}: {asked.asked.spec!r}"
+    return json.dumps(asked.data, indent=1, ensure_ascii=False) if given.json else str(asked)
+
+
+def _spec(given: argparse.Namespace) -> LSTM | Bidirectional | Stack:
+    specs = []
+    for number in range(given.layers):
+        sequences = given.return_sequences or number < given.layers - 1
+        one = LSTM(given.units, return_sequences=sequences, go_backwards=given.go_backwards)
+        specs.append(Bidirectional(one) if given.bidirectional else one)
+    return specs[0] if len(specs) == 1 else Stack(tuple(specs))
 
 
 def _convert(given: argparse.Namespace) -> str:
@@ -147,7 +194,8 @@ def _tell(given: argparse.Namespace, text: str) -> int:
         if isinstance(error, BrokenPipeError):  # who reads has seen enough
             return 0
         print(f"{PROG} {given.command}: error: the result could not be printed: {error.strerror}", file=sys.stderr)
-        return int(given.run is _doctor)  # the other commands have written their file
+        written = given.run in (_convert, _export) or getattr(given, "html", None)  # the work is done
+        return 0 if written else 1
     return 0
 
 

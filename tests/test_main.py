@@ -92,6 +92,48 @@ def test_what_doctor_advises_is_what_the_package_declares():
             assert any(requirement.startswith(f"{name}>") for requirement in extras[extra]), (name, extra)
 
 
+# --- explain ---------------------------------------------------------------------------------------------------------
+
+
+def test_explain_prints_what_explain_tells(run):
+    spec = jlstm.Stack((jlstm.Bidirectional(LSTM(3, return_sequences=True)), jlstm.Bidirectional(LSTM(3))))
+    status, out, err = run("explain --units 3 --input-size 2 --timesteps 4 --bidirectional --layers 2")
+    assert (status, err) == (0, [])
+    assert out == str(jlstm.explain(spec, 2, 4)).splitlines()
+    status, out, _ = run("explain --units 3 --input-size 2 --batch-size 5 --return-sequences --go-backwards --json")
+    expected = jlstm.explain(LSTM(3, return_sequences=True, go_backwards=True), 2, None, 5).data
+    assert json.loads("\n".join(out)) == expected
+
+
+def test_explain_writes_a_page_and_replaces_none(run, folder):
+    line = "explain --spec spec.json --input-size 3 --html page.html"
+    assert run(line) == (0, [f"page.html: {SPEC!r}"], [])
+    page = (folder / "page.html").read_text()
+    assert "4·(N·(D + N) + N) = 4·(4·(3 + 4) + 4) = 128" in page
+    (folder / "page.html").write_text("mine")
+    status, out, err = run(line)
+    assert (status, out) == (1, [])
+    assert "page.html must not exist without --force" in err[0]
+    assert (folder / "page.html").read_text() == "mine"
+    assert run(line + " --force")[0] == 0
+    assert (folder / "page.html").read_text() == page
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("explain --input-size 2", "one of the arguments --units --spec is required"),
+        ("explain --units 3", "the following arguments are required: --input-size"),
+        ("explain --units 0 --input-size 2", "argument --units: must be a positive integer, got 0"),
+        ("explain --spec spec.json --input-size 2 --layers 2", "--layers go with --units, not --spec"),
+    ],
+)
+def test_explain_called_wrongly(run, folder, line, message):
+    status, out, err = run(line)
+    assert (status, out) == (2, [])
+    assert message in err[-1]
+
+
 # --- convert ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 from experiments.tasks.pairs import check_length, counted, longest, marked_pairs, uncounted
 
 TOLERANCE = 0.04  # absolute error below which a sequence counts as right
@@ -81,3 +82,12 @@ class Adding:
         reach = 4.0 * TOLERANCE
         both = reach - reach**2 / 4.0
         return {"mse": (2.0 - missing) / 48.0, "correct": (1.0 - missing) * both + missing * reach}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the sum so far."""
+        value, marker = batch.x[..., 0], batch.x[..., 1]
+        so_far = np.cumsum(np.where(marker == 1.0, value, 0.0), axis=1)
+        return Picture(
+            inputs=("value", "marker"), memory=so_far, memory_name="the sum of the marked values so far",
+            row=int(np.argmax(np.abs(so_far[:, -1]))), row_name="the one with the largest sum",
+        )  # fmt: skip

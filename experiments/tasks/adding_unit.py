@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 EVALUATION_SEQUENCES = 1000  # the test set of Bai et al. 2018
 EVALUATION_KEY = 0x41444431  # folded into the evaluation key, so that it meets no training key
@@ -67,3 +68,8 @@ class AddingUnit:
     def baseline(self) -> dict[str, float]:
         """Always 1, the mean of the target: the variance of two values, 2/12 = 1/6 (exact)."""
         return {"mse": 1.0 / 6.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the sum so far."""
+        so_far = np.cumsum(batch.x[..., 0] * batch.x[..., 1], axis=1)
+        return Picture(inputs=("value", "marker"), memory=so_far, memory_name="the sum of the marked values so far")

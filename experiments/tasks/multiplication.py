@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 from experiments.tasks.pairs import check_length, counted, marked_pairs, uncounted
 
 EVALUATION_SEQUENCES = 2560  # the paper's test set
@@ -70,3 +71,9 @@ class Multiplication:
         mean = (1.0 - missing) / 4.0 + missing / 2.0
         square = (1.0 - missing) / 9.0 + missing / 3.0
         return {"mse": square - mean**2}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the product so far."""
+        so_far = np.cumprod(np.where(batch.x[..., 1] == 1.0, batch.x[..., 0], 1.0), axis=1)
+        name = "the product of the marked values so far (1 before)"
+        return Picture(inputs=("value", "marker"), memory=so_far, memory_name=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 SYMBOLS = "EBabcdXY"
 DISTRACTORS = 4  # a to d, after the start symbol E and the trigger B
@@ -95,3 +96,16 @@ class TemporalOrder:
     def baseline(self) -> dict[str, float]:
         """All classes alike (exact): 1/4 or 1/8 of the guesses right, and never an output of 0.7 or more."""
         return {"correct": 0.0, "accuracy": 1.0 / self.output_size, "nats": float(np.log(self.output_size))}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the first mark from its step on (the others too, which is not drawn)."""
+        mark = batch.x[..., SYMBOLS.index("Y")] - batch.x[..., SYMBOLS.index("X")]
+        first = np.argmax(mark != 0.0, axis=1)
+        rows = np.arange(len(first))
+        known = np.arange(mark.shape[1]) >= first[:, None]
+        return Picture(
+            inputs=SYMBOLS,
+            outputs=["".join(order) for order in itertools.product("XY", repeat=self.marks)],
+            memory=np.where(known, mark[rows, first][:, None], np.nan),
+            memory_name="the first mark (X: -1, Y: 1)",
+        )

@@ -104,9 +104,9 @@ def to_linen(spec: Spec, params: Params, *, cell: type | None = None) -> tuple[A
     _check(spec, params)
 
     def made(spec: LSTM, params: LSTMParams) -> Any:
-        return make(features=spec.units, **_cell_options(spec))
+        return make(features=spec.units, **cell_options(spec))
 
-    return _written(spec, params, linen, made), {"params": _tree(params)}
+    return assembled(spec, params, linen, made), {"params": _tree(params)}
 
 
 def to_nnx(spec: Spec, params: Params, *, cell: type | None = None) -> Any:
@@ -125,7 +125,7 @@ def to_nnx(spec: Spec, params: Params, *, cell: type | None = None) -> Any:
 
     def made(spec: LSTM, params: LSTMParams) -> Any:
         def empty():
-            return make(params.kernel.shape[0], spec.units, rngs=nnx.Rngs(0), **_cell_options(spec))
+            return make(params.kernel.shape[0], spec.units, rngs=nnx.Rngs(0), **cell_options(spec))
 
         module = nnx.eval_shape(empty)  # nothing is drawn: all its variables are written now
         for gate, variable, weight in _nnx_weights(module, nnx):
@@ -133,7 +133,7 @@ def to_nnx(spec: Spec, params: Params, *, cell: type | None = None) -> Any:
             variable.set_value(columns[gate] if gate else jnp.concatenate(list(columns.values()), axis=-1))
         return module
 
-    return _written(spec, params, nnx, made)
+    return assembled(spec, params, nnx, made)
 
 
 # --- from flax -----------------------------------------------------------------------------------------------------
@@ -237,18 +237,18 @@ def _require_batch_major(module: Any) -> None:
 # --- to flax -------------------------------------------------------------------------------------------------------
 
 
-def _written(spec: Any, params: Any, flax: Any, cell: Callable[[LSTM, LSTMParams], Any], where: str = "") -> Any:
+def assembled(spec: Any, params: Any, flax: Any, cell: Callable[[LSTM, LSTMParams], Any], where: str = "") -> Any:
     """The module of a spec, of cells that `cell` makes; `where` is what an error calls the spec."""
     if isinstance(spec, Stack):
         if spec.dropout:
             raise cannot_express(f"{flax.__name__}.Sequential", f"{where}dropout", spec.dropout, "0.0")
         pairs = zip(spec.layers, params, strict=True)
-        layers = [_written(layer, p, flax, cell, f"{where}layers[{n}].") for n, (layer, p) in enumerate(pairs)]
+        layers = [assembled(layer, p, flax, cell, f"{where}layers[{n}].") for n, (layer, p) in enumerate(pairs)]
         return flax.Sequential(*layers) if flax.__name__ == "flax.nnx" else flax.Sequential(layers)
     if isinstance(spec, Bidirectional):
         return flax.Bidirectional(
-            _written(spec.forward, params.forward, flax, cell, f"{where}forward."),
-            _written(spec.backward, params.backward, flax, cell, f"{where}backward."),
+            assembled(spec.forward, params.forward, flax, cell, f"{where}forward."),
+            assembled(spec.backward, params.backward, flax, cell, f"{where}backward."),
             **({} if spec.merge_mode == "concat" else {"merge_fn": _merges()[spec.merge_mode][0]}),
         )
     expected: dict[str, Any] = {"use_bias": True, "return_sequences": True, "zero_output_for_mask": False}
@@ -262,7 +262,7 @@ def _check(spec: Any, params: Any) -> None:
     check_params(spec, params)
 
 
-def _cell_options(spec: LSTM) -> dict[str, Any]:
+def cell_options(spec: LSTM) -> dict[str, Any]:
     def function(activation):
         return named.ACTIVATIONS[activation] if isinstance(activation, str) else activation
 

@@ -281,13 +281,22 @@ def _variables(cell: Any, shapes: Sequence[Any]) -> list[Any]:
 
 def _layer(keras: Any, spec: Any, params: Any, return_state: bool) -> Any:
     """A built layer with its weights."""
+    layer = empty_layer(keras, spec, params, return_state)
+    layer.build((None, None, _input_size(params)))
+    if isinstance(spec, LSTM):
+        _assign(layer.cell, params)
+    else:
+        _assign(layer.forward_layer.cell, params.forward)
+        _assign(layer.backward_layer.cell, params.backward)
+    return layer
+
+
+def empty_layer(keras: Any, spec: Any, params: Any, return_state: bool = False) -> Any:
+    """Make the Keras layer of an LSTM or a Bidirectional, not built; arguments and errors as to_keras."""
     if isinstance(spec, LSTM):
         if spec.keep_order and spec.go_backwards and spec.return_sequences:
             raise cannot_express("keras.layers.LSTM", "keep_order", True, "False with go_backwards")
-        layer = _lstm(keras, "keras.layers.LSTM", spec, params, return_state)
-        layer.build((None, None, params.kernel.shape[0]))
-        _assign(layer.cell, params)
-        return layer
+        return _lstm(keras, "keras.layers.LSTM", spec, params, return_state)
     checks.instance("params", params, Directions)
     target = "keras.layers.Bidirectional"
     if spec.forward.implementation == 1 and spec.forward.dropout and not spec.forward.recurrent_dropout:
@@ -295,22 +304,18 @@ def _layer(keras: Any, spec: Any, params: Any, return_state: bool) -> Any:
         raise cannot_express(target, "forward.implementation", 1, "2")
     forward = _lstm(keras, target, spec.forward, params.forward, return_state)
     backward = _lstm(keras, target, spec.backward, params.backward, return_state)
-    if forward.dtype_policy.name != backward.dtype_policy.name:
-        raise cannot_express(target, "backward.dtype", backward.dtype_policy.name, forward.dtype_policy.name)
-    layer = keras.layers.Bidirectional(
-        forward, merge_mode=spec.merge_mode, backward_layer=backward, dtype=forward.dtype_policy.name
-    )
-    layer.build((None, None, params.forward.kernel.shape[0]))
-    _assign(layer.forward_layer.cell, params.forward)
-    _assign(layer.backward_layer.cell, params.backward)
-    return layer
+    policies = [
+        _policy(target, way, p) for way, p in ((spec.forward, params.forward), (spec.backward, params.backward))
+    ]
+    if policies[0] != policies[1]:
+        raise cannot_express(target, "backward.dtype", policies[1], policies[0])
+    return keras.layers.Bidirectional(forward, merge_mode=spec.merge_mode, backward_layer=backward, dtype=policies[0])
 
 
 def _lstm(keras: Any, target: str, spec: LSTM, params: LSTMParams, return_state: bool) -> Any:
     """A keras.layers.LSTM that is not built yet."""
     require_plain_cell(target, spec)
     checks.params(params, "D", spec.units, spec.units, use_bias=spec.use_bias, variant=spec.variant)
-    variable = reduce(wider_dtype, [a.dtype for a in jax.tree.leaves(params)])
     names = keras_options.option_names(LSTM)
     options = {name: keras_options.to_keras(keras, target, name, getattr(spec, name)) for name in names}
     return keras.layers.LSTM(
@@ -319,10 +324,15 @@ def _lstm(keras: Any, target: str, spec: LSTM, params: LSTMParams, return_state:
         **{name: getattr(spec, name) for name in keras_spec.PLAIN if name != "unroll"},
         unroll=spec.unroll is True,
         return_state=return_state,
-        dtype=keras_options.policy(target, spec.dtype, jnp.dtype(variable).name),
+        dtype=_policy(target, spec, params),
         # With four input masks in training Keras's other path fails.
         use_cudnn=False if spec.implementation == 1 and spec.dropout else "auto",
     )
+
+
+def _policy(target: str, spec: LSTM, params: LSTMParams) -> str:
+    variable = reduce(wider_dtype, [a.dtype for a in jax.tree.leaves(params)])
+    return keras_options.policy(target, spec.dtype, jnp.dtype(variable).name)
 
 
 def _sequential(keras: Any, spec: Stack, params: Any) -> list[Any]:

@@ -57,13 +57,13 @@ def to_onnx(spec: LSTM | Bidirectional | Stack, params: Any, *, lengths: bool = 
     checks.instance("spec", spec, LSTM, Bidirectional, Stack)
     checks.boolean("lengths", lengths)
     checks.boolean("state", state)
-    levels = list(_levels(spec, params, ""))
+    levels = list(levels_of(spec, params, ""))
     writer = Writer(onnx, _dtype(levels), lengths, state)
     D = levels[0].parts[0].params.kernel.shape[0]
     x = writer.start(D)
     for n, level in enumerate(levels):
         last = n == len(levels) - 1
-        _check(level, D, lengths, last=last)
+        check_level(level, D, lengths, last=last)
         x = writer.level(level, x, "" if len(levels) == 1 else f"_{n}", last=last)
         D = level.spec.output_size
     model = writer.model()
@@ -71,7 +71,7 @@ def to_onnx(spec: LSTM | Bidirectional | Stack, params: Any, *, lengths: bool = 
     return model
 
 
-def _levels(spec: Any, params: Any, name: str) -> Iterator[Level]:
+def levels_of(spec: Any, params: Any, name: str) -> Iterator[Level]:
     """The layers of a spec from the bottom, nested stacks opened."""
     at = f" of {name.removesuffix('.')}" if name else ""
     if isinstance(spec, LSTM):
@@ -82,12 +82,12 @@ def _levels(spec: Any, params: Any, name: str) -> Iterator[Level]:
     elif isinstance(spec, Bidirectional):
         checks.instance(f"params{at}", params, Directions)
         ways = [(way, getattr(spec, way), getattr(params, way)) for way in ("forward", "backward")]
-        yield Level(spec, tuple(level.parts[0] for w, s, p in ways for level in _levels(s, p, f"{name}{w}.")))
+        yield Level(spec, tuple(level.parts[0] for w, s, p in ways for level in levels_of(s, p, f"{name}{w}.")))
     else:
         if not isinstance(params, tuple) or len(params) != len(spec.layers):
             raise TypeError(f"params{at} must be a tuple of {len(spec.layers)}, got {checks.show(params)}")
         for n, (layer, below) in enumerate(zip(spec.layers, params, strict=True)):
-            yield from _levels(layer, below, f"{name}layers[{n}].")
+            yield from levels_of(layer, below, f"{name}layers[{n}].")
 
 
 def _dtype(levels: list[Level]) -> np.dtype:
@@ -113,7 +113,7 @@ def _dtype(levels: list[Level]) -> np.dtype:
     return dtype
 
 
-def _check(level: Level, input_size: int, lengths: bool, *, last: bool) -> None:
+def check_level(level: Level, input_size: int, lengths: bool, *, last: bool) -> None:
     """Raise for every option that one LSTM node does not have."""
     first = level.parts[0]
     for part in level.parts:

@@ -126,7 +126,7 @@ class Writer:
                 ],
                 outputs=[y, last_h, last_c],
                 name=f"LSTM{suffix}",
-                **_attributes(level),
+                **attributes_of(level),
             )
         )
         if both:
@@ -204,7 +204,7 @@ def _weights(level: Level, dtype: np.dtype) -> dict[str, np.ndarray]:
     return {name: np.stack(arrays) for name, arrays in rows.items() if not absent.get(name)}
 
 
-def _attributes(level: Level) -> dict[str, Any]:
+def attributes_of(level: Level) -> dict[str, Any]:
     """The attributes of the LSTM node; those at ONNX's default are left out."""
     first = level.parts[0].spec
     direction = "bidirectional" if len(level.parts) == 2 else "reverse" if first.go_backwards else "forward"

@@ -102,11 +102,16 @@ def to_torch(spec: Spec, params: Any) -> Any:
         ...     return y
     """
     torch = torch_files.torch()
-    levels, dropout = _levels(spec, params)
     weights = to_torch_state_dict(spec, params)
+    return _filled(torch, empty_module(torch, spec, params), weights)
+
+
+def empty_module(torch: Any, spec: Spec, params: Any) -> Any:
+    """Make the torch.nn.LSTM of a spec, its weights not set; arguments and errors as to_torch."""
+    levels, dropout = _levels(spec, params)
     layer, below = levels[0]
     first = layer.forward if isinstance(layer, Bidirectional) else layer
-    module = torch.nn.LSTM(
+    return torch.nn.LSTM(
         jax.tree.leaves(below)[0].shape[0],
         first.units,
         len(levels),
@@ -116,7 +121,6 @@ def to_torch(spec: Spec, params: Any) -> Any:
         bidirectional=isinstance(layer, Bidirectional),
         proj_size=first.variant.projection or 0,
     )
-    return _filled(torch, module, weights)
 
 
 def to_torch_cell(spec: LSTM, params: LSTMParams) -> Any:

@@ -8,6 +8,7 @@ from toy import run
 from experiments import program, reproduce
 from experiments.config import has_quick, load
 
+PACKAGES = {"digits": "sklearn", "japanese_vowels": "sktime", "mnist1d": "mnist1d"}  # that ship a config's data
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
 
 
@@ -15,8 +16,14 @@ def first_case(path):
     return [option for case in list(load(path).cases)[:1] for option in ("--cases", case)]
 
 
+def need_data(path, peer):
+    if path.stem in PACKAGES:
+        peer(PACKAGES[path.stem])
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_two_steps(path, tmp_path):
+def test_two_steps(path, tmp_path, peer):
+    need_data(path, peer)
     program.check(load(path), str(path))  # all of its cases, as far as shapes tell
     small = ("--train.steps", 2, "--train.seeds", 1, "--train.batch_size", 4)
     status, _, err = run("train", path, *first_case(path), "--out", tmp_path / "out", *small)
@@ -25,7 +32,8 @@ def test_two_steps(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if has_quick(path)], ids=lambda p: p.stem)
-def test_the_quick_version_is_a_part_of_the_whole(path):
+def test_the_quick_version_is_a_part_of_the_whole(path, peer):
+    need_data(path, peer)
     whole, quick = load(path), load(path, quick=True)
     program.check(quick, str(path))
     assert set(quick.cases) <= set(whole.cases)

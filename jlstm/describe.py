@@ -1,0 +1,151 @@
+"""What a spec configures, told as text, as a page and as data: the answer to "what is units?" for the layer at hand."""
+
+import html
+import os
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from jlstm import checks, files, sections
+from jlstm.compose import Bidirectional, Stack
+from jlstm.facts import layers_of
+from jlstm.layers import LSTM
+from jlstm.sections import Asked, Section
+
+WIDTH = 110  # of the text; tables are as wide as they are
+
+
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """What a spec configures. It prints as text, shows itself as HTML in a notebook, and saves as a page.
+
+    asked: the spec, D, and T and B where they were said.
+    """
+
+    asked: Asked
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The content as plain types."""
+        asked = self.asked
+        layers = [sections.plain(layer) for layer in layers_of(asked.spec, asked.input_size)]
+        return {
+            "spec": repr(asked.spec),
+            "input_size": asked.input_size,
+            "timesteps": asked.timesteps,
+            "batch_size": asked.batch_size,
+            "layers": layers,
+            "parameters": sum(layer["parameters"] for layer in layers),
+            "shapes": sections.shapes_of(asked),
+            "costs": sections.costs_of(asked),
+            "backend": sections.backend_of(asked),
+            "elsewhere": sections.elsewhere_of(asked),
+        }
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The parts that text and page are made of."""
+        return sections.all_of(self.asked)
+
+    def __str__(self) -> str:
+        return "\n\n".join(_text(section) for section in self.sections)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "\n".join(_html(section) for section in self.sections)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one HTML page that loads nothing from elsewhere; an existing file is replaced at once.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        title = html.escape(repr(self.asked.spec))
+        page = _PAGE.format(title=title, style=_STYLE, body=self._repr_html_())
+        files.write(path, page.encode())
+
+
+def explain(
+    spec: LSTM | Bidirectional | Stack, input_size: int, timesteps: int | None = None, batch_size: int | None = None
+) -> Explanation:
+    """Explain what a spec configures.
+
+    Args:
+        spec: LSTM, Bidirectional or Stack.
+        input_size: D, the width of x.
+        timesteps: T, where it is known; no weight depends on it.
+        batch_size: B, likewise.
+
+    Returns:
+        An Explanation: print it, show it in a notebook, `save` it as a page, or take its `data`.
+
+    Raises:
+        TypeError, ValueError: a wrong type or size.
+
+    Example:
+        >>> import jlstm
+        >>> explanation = jlstm.explain(jlstm.LSTM(3), input_size=2, timesteps=4)
+        >>> explanation.data["layers"][0]["formula"]
+        '4·(N·(D + N) + N) = 4·(3·(2 + 3) + 3) = 72'
+        >>> explanation.data["shapes"]["y"]
+        '[B, 3]'
+    """
+    checks.instance("spec", spec, LSTM, Bidirectional, Stack)
+    checks.positive_int("input_size", input_size)
+    for name, value in (("timesteps", timesteps), ("batch_size", batch_size)):
+        if value is not None:
+            checks.positive_int(name, value)
+    return Explanation(Asked(spec, int(input_size), timesteps, batch_size))
+
+
+def _text(section: Section) -> str:
+    lines = [section.title, "-" * len(section.title)]
+    for line in section.lines:
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ")
+    if section.table:
+        widths = [max(len(cell) for cell in column) for column in zip(*section.table, strict=True)]
+        head, *rows = section.table
+        for row in (head, tuple("-" * width for width in widths), *rows):
+            lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return "\n".join(lines)
+
+
+def _html(section: Section) -> str:
+    parts = [f"<h2>{html.escape(section.title)}</h2>"]
+    parts += [f"<p>{html.escape(line)}</p>" for line in section.lines]
+    if section.table:
+        head, *rows = section.table
+        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        table = f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        parts.append(f'<div style="overflow-x: auto">{table}</div>')
+    for caption, picture in section.pictures:
+        parts.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{picture}</figure>")
+    return "\n".join(parts)
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --line: #d5d8dd; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #15171a; --line: #3a4048; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 60rem;
+  margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .4rem; } p { margin: .3rem 0; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+figure { margin: 1rem 0; overflow-x: auto; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+"""
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""

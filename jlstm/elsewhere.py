@@ -1,0 +1,144 @@
+"""The same layer in the words of Keras, torch, flax and ONNX: the text of the call that makes it there.
+
+The converters themselves write it, to_keras and the others: they are handed a library that notes what is made of it.
+So none of the libraries has to be installed, and what one of them cannot express is the converter's own error.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jlstm.compose import Bidirectional, Stack
+from jlstm.interop import flax, keras, onnx_export, onnx_writer, torch
+from jlstm.layers import LSTM
+from jlstm.paths import params_like
+
+# What these libraries take where nothing is said, by the end of the called name; of Keras as of our own fields.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "LSTM": {
+        **{name: p.default for name, p in inspect.signature(LSTM).parameters.items()},
+        "unroll": False, "return_state": False, "dtype": "float32", "use_cudnn": "auto", "bias": True,
+        "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0,
+    },
+    "Bidirectional": {"merge_mode": "concat", "dtype": "float32"},
+    "RNN": {"unroll": 1, "reverse": False, "keep_order": False},
+}  # fmt: skip
+_FLAX_CELL = flax.cell_options(LSTM(1))
+
+
+class Noted:
+    """A name in a library, or what a call of it gives; its repr is the Python that says so."""
+
+    def __init__(self, text: str, name: str = ""):
+        self._text = text
+        self.__name__ = name  # of a library, for the converters' errors
+
+    def __getattr__(self, name: str) -> "Noted":
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return Noted(f"{self._text}.{name}")
+
+    def __call__(self, *arguments: Any, **options: Any) -> "Noted":
+        defaults = _DEFAULTS.get(self._text.rpartition(".")[2], {})
+        told = [_told(a) for a in arguments]
+        told += [f"{k}={_told(v)}" for k, v in options.items() if k not in defaults or defaults[k] != v]
+        return Noted(f"{self._text}({', '.join(told)})")
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _told(value: Any) -> str:
+    return value.__name__.strip("_") if callable(value) and not isinstance(value, Noted) else repr(value)
+
+
+def elsewhere(spec: Any, input_size: int) -> dict[str, str]:
+    """Say how each library makes this layer, or which option it does not have.
+
+    Args:
+        spec: LSTM, Bidirectional or Stack.
+        input_size: D.
+
+    Example:
+        >>> import jlstm
+        >>> for library, text in elsewhere(jlstm.LSTM(5, return_sequences=True), 3).items():
+        ...     print(f"{library}: {text}")
+        Keras: keras.layers.LSTM(5, return_sequences=True)
+        torch: torch.nn.LSTM(3, 5, 1, batch_first=True)
+        flax: nnx.RNN(nnx.OptimizedLSTMCell(3, 5, rngs=rngs))
+        ONNX: LSTM(hidden_size=5, direction='forward')
+    """
+    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), params_like(spec, input_size))
+    writers: dict[str, Callable[[Any, Any], str]] = {"Keras": _keras, "torch": _torch, "flax": _flax, "ONNX": _onnx}
+    found = {}
+    for library, write in writers.items():
+        try:
+            found[library] = write(spec, params)
+        except ValueError as error:
+            found[library] = f"not there: {error}"
+    return found
+
+
+def _keras(spec: Any, params: Any) -> str:
+    library = Noted("keras")
+    if not isinstance(spec, Stack):
+        return repr(keras.empty_layer(library, spec, params))
+    layers: list[Noted] = []
+    for number, (layer, below) in enumerate(zip(spec.layers, params, strict=True)):
+        if number and spec.dropout:
+            layers.append(library.layers.Dropout(spec.dropout))
+        layers.append(keras.empty_layer(library, layer, below))
+    return repr(library.Sequential(layers))
+
+
+def _torch(spec: Any, params: Any) -> str:
+    text = repr(torch.empty_module(Noted("torch"), _with_sequences(spec), params))
+    if spec.return_sequences:
+        return text
+    both = isinstance(_top(spec), Bidirectional)
+    return f"{text}, and of its (y, (h_n, c_n)) {'h_n[-2] and h_n[-1], joined' if both else 'h_n[-1]'}"
+
+
+def _flax(spec: Any, params: Any) -> str:
+    library = Noted("nnx", "flax.nnx")
+
+    def cell(spec: LSTM, params: Any) -> Noted:
+        options = {k: v for k, v in flax.cell_options(spec).items() if v != _FLAX_CELL[k]}
+        return library.OptimizedLSTMCell(params.kernel.shape[0], spec.units, **options, rngs=Noted("rngs"))
+
+    text = repr(flax.assembled(_with_sequences(spec), params, library, cell))
+    if spec.return_sequences:
+        return text
+    both = isinstance(top := _top(spec), Bidirectional)
+    if both and top.merge_mode not in ("concat", None):
+        raise ValueError(f"return_sequences must be True with merge_mode={top.merge_mode!r}: nnx merges all steps")
+    return f"{text}, and of its outputs y {'y[:, -1] forwards, y[:, 0] backwards' if both else 'y[:, -1]'}"
+
+
+def _onnx(spec: Any, params: Any) -> str:
+    nodes = []
+    for level in onnx_export.levels_of(spec, params, ""):
+        onnx_export.check_level(level, level.parts[0].params.kernel.shape[0], lengths=False, last=True)
+        attributes = onnx_writer.attributes_of(level)
+        merge = level.merge_mode
+        with_p = any(part.params.peephole is not None for part in level.parts)
+        after = f", its two outputs merged by {merge!r}" if merge in ("sum", "mul", "ave") else ""
+        nodes.append(f"{Noted('LSTM')(**attributes)!r}{' with the input P' if with_p else ''}{after}")
+    return ", then ".join(nodes)
+
+
+def _top(spec: Any) -> Any:
+    return _top(spec.layers[-1]) if isinstance(spec, Stack) else spec
+
+
+def _with_sequences(spec: Any) -> Any:
+    """The spec with all outputs: torch and flax always return them."""
+    if isinstance(spec, Stack):
+        return replace(spec, layers=(*spec.layers[:-1], _with_sequences(spec.layers[-1])))
+    if isinstance(spec, Bidirectional):
+        return replace(spec, forward=_with_sequences(spec.forward), backward=_with_sequences(spec.backward))
+    return replace(spec, return_sequences=True)

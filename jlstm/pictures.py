@@ -1,0 +1,317 @@
+"""Pictures of a layer, drawn from its configuration: the block, the units in the weights, the layer over time."""
+
+from typing import Any
+
+from jlstm.compose import Bidirectional, Stack
+from jlstm.facts import Layer
+from jlstm.layers import LSTM
+from jlstm.svg import BLUE, GREEN, GREY, INK, ORANGE, Canvas
+from jlstm.types import GATES
+
+GATE_COLORS: dict[str, str] = dict(zip(GATES, (GREEN, ORANGE, BLUE, "#9a5fc0"), strict=True))
+STATE = "#c0446c"  # h and c on their way through time
+
+
+def block(layer: Layer) -> str:
+    """Draw one time step: the gates, and the width of every wire."""
+    spec, v = layer.spec, layer.spec.variant
+    N, P, D = spec.units, spec.output_size, layer.input_size
+    draw = Canvas(760, 400, f"One time step of {spec!r}: gates, cell and output, with the width of every wire")
+    x_of: dict[str, int] = {"f": 200, "i": 320, "g": 440, "o": 590}
+    if not v.forget_gate:
+        del x_of["f"]
+    cell, bus = 60, 305
+
+    # c goes through along the top, x and h come in along the bottom.
+    draw.text(36, cell - 16, f"c: {N}", color=STATE, bold=True)
+    draw.text(20, bus - 16, f"h: {P}", color=STATE, bold=True, anchor="start")
+    draw.line((20, bus), (max(x_of.values()), bus), arrow=False)
+    draw.line((90, 385), (90, bus), arrow=False)
+    draw.dot(90, bus)
+    draw.text(98, 378, f"x: {D}", anchor="start", bold=True)
+    draw.text(98, bus + 15, f"x and h side by side: {D} + {P} = {D + P}", anchor="start", size=11, color=GREY)
+
+    follows: tuple[str, str] = {"input": ("i", "f"), "forget": ("f", "i")}.get(v.coupled or "", ("", ""))
+    for gate, x in x_of.items():
+        color = GATE_COLORS[gate]
+        dashed = gate == follows[0]
+        draw.box(x - 48, 200, 96, 46, color=color, dashed=dashed)
+        draw.text(x, 215, f"1 - {follows[1]}" if dashed else f"{'φ' if gate == 'g' else 'σ'}", size=14, bold=True)
+        name = {"i": "input gate", "f": "forget gate", "g": "candidate", "o": "output gate"}[gate]
+        draw.text(x, 233, f"{gate}: {name}", size=11)
+        if not dashed:
+            draw.line((x, bus), (x, 246))
+            draw.dot(x, bus)
+            draw.text(x + 5, 270, f"{D + P} → {N}", size=11, anchor="start", color=GREY)
+    if follows[0] == "i":
+        draw.line((x_of["f"] + 48, 223), (x_of["i"] - 48, 223))
+    elif follows[0] == "f":
+        draw.line((x_of["i"] - 48, 223), (x_of["f"] + 48, 223))
+
+    # c' = f * c + i * g
+    if v.forget_gate:
+        draw.line((20, cell), (x_of["f"] - 10, cell), color=STATE)
+        draw.circle(x_of["f"], cell, "×")
+        draw.line((x_of["f"], 200), (x_of["f"], cell + 10), color=GATE_COLORS["f"])
+        draw.line((x_of["f"] + 10, cell), (x_of["i"] - 10, cell), color=STATE)
+    else:
+        draw.line((20, cell), (x_of["i"] - 10, cell), color=STATE)
+        draw.text(170, cell - 14, "no forget gate: c is kept whole", size=11, color=GREY)
+    draw.circle(x_of["i"], cell, "+")
+    draw.circle(x_of["i"], 130, "×")
+    draw.line((x_of["i"], 120), (x_of["i"], cell + 10))
+    draw.line((x_of["i"], 200), (x_of["i"], 140), color=GATE_COLORS["i"])
+    draw.line((x_of["g"], 200), (x_of["g"], 130), (x_of["i"] + 10, 130), color=GATE_COLORS["g"])
+    draw.line((x_of["i"] + 10, cell), (735, cell), color=STATE)
+    draw.text(720, cell - 16, f"c': {N}", color=STATE, bold=True)
+
+    # h' = o * φ(c')
+    draw.dot(650, cell, STATE)
+    draw.line((650, cell), (650, 90))
+    draw.box(632, 90, 36, 24)
+    draw.text(650, 102, "φ" if v.output_activation is None else "φ_h", size=13, bold=True)
+    draw.line((650, 114), (650, 140))
+    draw.circle(650, 150, "×")
+    draw.line((x_of["o"], 200), (x_of["o"], 150), (640, 150), color=GATE_COLORS["o"])
+    if v.projection:
+        draw.line((660, 150), (676, 150))
+        draw.box(676, 136, 30, 28)
+        draw.text(691, 150, "R", bold=True)
+        draw.text(691, 176, f"{N} → {P}", size=11, color=GREY)
+        draw.line((706, 150), (735, 150), color=STATE)
+    else:
+        draw.line((660, 150), (735, 150), color=STATE)
+    draw.text(726, 126, f"h': {P}", color=STATE, bold=True)
+    draw.text(724, 192, "the output", size=11, color=GREY)
+
+    if v.peephole:
+        for gate in ("f", "i"):
+            if gate in x_of and gate != follows[0]:
+                x = x_of[gate] - 36
+                draw.line((120, cell), (120, 180), (x, 180), (x, 200), color=STATE, dashed=True)
+        draw.dot(120, cell, STATE)
+        draw.text(126, 172, "peepholes", size=11, anchor="start", color=GREY)
+        draw.dot(530, cell, STATE)
+        draw.line((530, cell), (530, 180), (x_of["o"] - 36, 180), (x_of["o"] - 36, 200), color=STATE, dashed=True)
+    return str(draw)
+
+
+def units(layer: Layer) -> str:
+    """Draw the weight matrices, with all that belongs to the first unit, and what its output feeds."""
+    spec = layer.spec
+    N, P, D = spec.units, spec.output_size, layer.input_size
+    draw = Canvas(760, 330, f"The {N} units of {spec!r} in its weights")
+    left, width, gap = 120, 135, 10
+    heights = {"kernel": (D, 60), "recurrent_kernel": (P, 110)}
+    tops = {"kernel": 50, "recurrent_kernel": 140}
+    shown = N if N <= 12 else 12  # columns drawn of a slice
+    for number, gate in enumerate(GATES):
+        x = left + number * (width + gap)
+        faded = layer.unread == gate
+        draw.text(x + width / 2, 32, f"{gate}{' (not read)' if faded else ''}", color=GATE_COLORS[gate], bold=True)
+        for name, (rows, height) in heights.items():
+            y, column = tops[name], width / shown
+            draw.box(x, y, width, height, color=GATE_COLORS[gate], dashed=faded, round_=2)
+            if not faded:
+                draw.box(x, y, column, height, color=GATE_COLORS[gate], fill=GATE_COLORS[gate], opacity=0.35, round_=0)
+            for k in range(1, shown):
+                draw.line((x + k * column, y), (x + k * column, y + height), color=GREY, arrow=False, width=0.4)
+            drawn = rows if rows <= 12 else 12
+            for k in range(1, drawn):
+                at = y + k * height / drawn
+                draw.line((x, at), (x + width, at), color=GREY, arrow=False, width=0.4)
+            if name == "recurrent_kernel":
+                draw.box(x, y, width, height / drawn, color=STATE, fill=STATE, opacity=0.3, round_=0)
+        if spec.use_bias:
+            draw.box(x, 268, width, 14, color=GATE_COLORS[gate], dashed=faded, round_=2)
+            if not faded:
+                draw.box(
+                    x, 268, width / shown, 14, color=GATE_COLORS[gate], fill=GATE_COLORS[gate], opacity=0.35, round_=0
+                )
+    for name, (rows, height) in heights.items():
+        letter = "D" if name == "kernel" else "P" if spec.variant.projection else "N"
+        middle = tops[name] + height / 2
+        draw.text(left - 10, middle - 8, name.replace("_", " "), anchor="end", size=11)
+        draw.text(left - 10, middle + 8, f"{letter} = {rows} rows", anchor="end", size=11, color=GREY)
+    if spec.use_bias:
+        draw.text(left - 10, 275, "bias", anchor="end", size=11)
+    more = "" if N <= 12 and max(D, P) <= 12 else " (12 of them drawn)"
+    draw.text(left, 12, f"4 slices of N = {N} columns{more}", anchor="start", size=11, color=GREY)
+    draw.text(left, 300, "A shaded column: what unit 1 reads in each slice.", anchor="start", size=12)
+    last = "number 1 of h" if spec.variant.projection else "the output of unit 1"
+    draw.text(left, 318, f"The red row: {last}, read by the gates of every unit at the next step.", anchor="start")
+    return str(draw)
+
+
+def over_time(spec: Any, timesteps: int | None) -> str:
+    """Draw the layer unrolled: the same weights at every step, the state running through, which outputs come back."""
+    lanes = _lanes(spec)
+    last = "T-1" if timesteps is None else str(timesteps - 1)
+    if timesteps is not None and timesteps <= 5:
+        steps: list[str | None] = [str(t) for t in range(timesteps)]
+    else:
+        steps = ["0", "1", None, last]
+    column, lane = 130, 92
+    left = 90
+    width = left + column * len(steps) + 90
+    height = 120 + lane * len(lanes)
+    draw = Canvas(max(width, 480), height, f"{spec!r} over time, the state carried from step to step")
+    bottom = height - 46
+    y_of = [bottom - 52 - lane * k for k in range(len(lanes))]
+    x_of = [left + column * (k + 0.5) for k in range(len(steps))]
+    for x, step in zip(x_of, steps, strict=True):
+        draw.text(x, bottom + 14, f"x[:, {step}]" if step is not None else "…", bold=step is not None)
+    for number, (name, one, _) in enumerate(lanes):
+        y = y_of[number]
+        back = one.go_backwards
+        order = list(reversed(x_of)) if back else x_of
+        start = order[0] + (44 + 46) * (1 if back else -1)
+        edge = 38
+        previous = start
+        for x, step in zip(order, reversed(steps) if back else steps, strict=True):
+            sign = -1 if back else 1
+            draw.line((previous, y), (x - sign * edge, y), color=STATE)
+            previous = x + sign * edge
+            if step is None:
+                draw.text(x, y, "…", size=16)
+                continue
+            draw.box(x - edge, y - 20, 2 * edge, 40, color=BLUE)
+            draw.text(x, y - 6 if name else y, f"LSTM({one.units})", size=11)
+            if name:
+                draw.text(x, y + 8, name, size=10, color=GREY)
+        end = order[-1] + (44 + 46) * (-1 if back else 1)
+        draw.line((previous, y), (end, y), color=STATE)
+        draw.text(start, y - 12, "state", size=11, color=STATE, anchor="middle")
+        draw.text(end, y - 12, "new state", size=11, color=STATE, anchor="middle")
+        _feeds(draw, lanes, number, x_of, steps, y_of, bottom)
+    _outputs(draw, lanes, x_of, steps, y_of, spec)
+    return str(draw)
+
+
+def calls(units: int) -> str:
+    """Draw what each option of a call changes for a layer of so many units: the carry, the outputs, the order."""
+    draw = Canvas(760, 500, "What return_sequences, go_backwards, stateful, mask and reset change")
+    panels = ("return_sequences=True", "go_backwards=True", "the state passed on (stateful)", "mask[:, 1] = False",
+              "reset[:, 1] = True", "the same weights at every step")  # fmt: skip
+    words = (
+        "every h comes back, not the last one alone",
+        "reading from the end; the outputs in that order",
+        "the second call goes on where the first one ended",
+        "the state passes by, the output is repeated",
+        "the state is replaced by zeros before the step",
+        "so T may differ from call to call",
+    )
+    for number, (title, told) in enumerate(zip(panels, words, strict=True)):
+        x0, y0 = 20 + 380 * (number % 2), 165 * (number // 2)
+        draw.text(x0, y0 + 16, title, anchor="start", bold=True)
+        draw.text(x0, y0 + 34, told, anchor="start", size=11, color=GREY)
+        x_of, y = [x0 + 70 + 95 * k for k in range(3)], y0 + 100
+        back = number == 1
+        for k, x in enumerate(x_of):
+            draw.box(x - 30, y - 16, 60, 32, color=BLUE)
+            draw.text(x, y, f"LSTM({units})", size=10)
+            draw.text(x, y + 48, f"x[:, {k}]", size=10)
+            draw.line((x, y + 40), (x, y + 16))
+            last = k == (0 if back else 2)
+            returned = number == 0 or last or number in (1, 3, 4)
+            draw.line((x, y - 16), (x, y - 36), dashed=not returned, color=INK if returned else GREY)
+        ends = [x_of[0] - 55, *x_of, x_of[2] + 55]
+        for k in range(4):
+            a, b = ends[k] + (30 if k else 0), ends[k + 1] - (30 if k < 3 else 0)
+            if back:
+                draw.line((b, y), (a, y), color=STATE)
+            elif number == 3 and k in (1, 2):  # past the masked step
+                continue
+            elif number == 4 and k == 1:
+                draw.line((a, y), (a + 12, y), color=STATE, arrow=False)
+                draw.text(a + 20, y - 12, "0", color=STATE, bold=True)
+                draw.line((a + 20, y), (b, y), color=STATE)
+            else:
+                draw.line((a, y), (b, y), color=STATE, width=3 if number == 2 and k == 1 else 1.4)
+        if number == 3:
+            over = y - 26
+            draw.line((x_of[0] + 30, y), (x_of[0] + 40, y), (x_of[0] + 40, over), (x_of[1] + 55, over),
+                      (x_of[1] + 55, y), (x_of[2] - 30, y), color=STATE)  # fmt: skip
+        if number == 2:
+            middle = (x_of[0] + x_of[1]) / 2
+            draw.line((middle, y - 38), (middle, y + 54), dashed=True, color=GREY, arrow=False)
+            draw.text(middle - 4, y - 44, "call 1", size=10, color=GREY, anchor="end")
+            draw.text(middle + 4, y - 44, "call 2", size=10, color=GREY, anchor="start")
+    return str(draw)
+
+
+def _lanes(spec: Any, level: int = 0) -> list[tuple[str, LSTM, int]]:
+    """The LSTMs from the bottom: (a few words, spec, level); the two of a Bidirectional are of one level."""
+    if isinstance(spec, Stack):
+        found: list[tuple[str, LSTM, int]] = []
+        for number, layer in enumerate(spec.layers):
+            base = found[-1][2] + 1 if found else level
+            found += [
+                (f"{number} {name}" if name else f"layer {number}", one, at) for name, one, at in _lanes(layer, base)
+            ]
+        return found
+    if isinstance(spec, Bidirectional):
+        return [("forward", spec.forward, level), ("backward", spec.backward, level)]
+    return [("", spec, level)]
+
+
+def _feeds(draw: Canvas, lanes: Any, number: int, x_of: Any, steps: Any, y_of: Any, bottom: float) -> None:
+    """Lines from what a lane reads up to its boxes, past a lane of the same level below it."""
+    level = lanes[number][2]
+    first = next(k for k, lane in enumerate(lanes) if lane[2] == level)
+    under = [k for k in range(first) if lanes[k][2] == level - 1]
+    source = bottom if not under else y_of[under[-1]] - 20 - (16 if len(under) == 2 else 0)
+    for x, step in zip(x_of, steps, strict=True):
+        if step is None:
+            continue
+        if number == first:
+            draw.line((x, source), (x, y_of[number] + 20))
+        else:  # past the box of the forward lane
+            foot = source - (4 if not under else 0)
+            draw.line((x, foot), (x + 48, foot), (x + 48, y_of[number] + 34), (x + 10, y_of[number] + 34),
+                      (x + 10, y_of[number] + 20))  # fmt: skip
+        below_pair = len(under) == 2 and number == first
+        if below_pair:
+            _join(draw, x, y_of[under[0]], y_of[under[1]])
+
+
+def _join(draw: Canvas, x: float, lower: float, upper: float) -> None:
+    """Bring the outputs of the two lanes of a level together above them."""
+    draw.line((x - 20, lower - 20), (x - 20, lower - 34), (x - 48, lower - 34), (x - 48, upper - 36), (x, upper - 36),
+              arrow=False)  # fmt: skip
+    draw.line((x, upper - 20), (x, upper - 36), arrow=False)
+
+
+def _outputs(draw: Canvas, lanes: Any, x_of: Any, steps: Any, y_of: Any, spec: Any) -> None:
+    """Arrows to the outputs that come back; dotted where one is computed and not returned."""
+    level = lanes[-1][2]
+    top = [k for k, lane in enumerate(lanes) if lane[2] == level]
+    upper, both = y_of[top[-1]], len(top) == 2
+    for place, (x, step) in enumerate(zip(x_of, steps, strict=True)):
+        if step is None:
+            continue
+        last = place == len(steps) - 1
+        if both:
+            _join(draw, x, y_of[top[0]], upper)
+        returned = spec.return_sequences or both or (place == 0 if lanes[-1][1].go_backwards else last)
+        if both and not spec.return_sequences:
+            returned = False
+        draw.line(
+            (x, upper - (36 if both else 20)), (x, upper - 52), dashed=not returned, color=INK if returned else GREY
+        )
+        if returned and (spec.return_sequences or not both):
+            draw.text(x, upper - 62, _output_name(lanes[-1][1], step, steps, spec, both), bold=True)
+    if both and not spec.return_sequences:
+        draw.text((x_of[0] + x_of[-1]) / 2, upper - 62, "y: forward after the last step, backward after the first",
+                  bold=True)  # fmt: skip
+
+
+def _output_name(top: LSTM, step: str, steps: Any, spec: Any, both: bool) -> str:
+    if not spec.return_sequences:
+        return "y"
+    if top.go_backwards and not top.keep_order and not both:
+        known = [s for s in steps if s is not None]
+        if all(s.isdigit() for s in known):
+            return f"y[:, {int(known[-1]) - int(step)}]"
+        return {"0": "y[:, T-1]", "1": "y[:, T-2]"}.get(step, "y[:, 0]")
+    return f"y[:, {step}]"

@@ -1,0 +1,327 @@
+"""What explain says: counts, costs and times against arrays, against XLA, and against the live libraries."""
+
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import peer
+
+import jlstm
+from jlstm import LSTM, Bidirectional, Stack, Variant, pictures
+from jlstm.facts import Layer, layers_of
+
+B, T, D = 4, 5, 3
+SPECS = {
+    "plain": LSTM(6),
+    "sequences": LSTM(6, return_sequences=True),
+    "one unit": LSTM(1, use_bias=False),
+    "backwards": LSTM(6, go_backwards=True, return_sequences=True),
+    "kept order": LSTM(6, go_backwards=True, return_sequences=True, keep_order=True),
+    "backwards, last": LSTM(6, go_backwards=True),
+    "all parts": LSTM(6, variant=Variant(peephole=True, projection=2, preact_clip=3.0, output_activation="relu")),
+    "coupled": LSTM(6, variant=Variant(coupled="input")),
+    "1997": LSTM(6, variant=Variant(forget_gate=False), activation="relu"),
+    "half": LSTM(6, param_dtype="bfloat16"),
+    "both": Bidirectional(LSTM(6, return_sequences=True)),
+    "both, last": Bidirectional(LSTM(6), LSTM(4, go_backwards=True)),
+    "summed": Bidirectional(LSTM(6), merge_mode="sum"),
+    "pair": Bidirectional(LSTM(6, return_sequences=True), merge_mode=None),
+    "stack": Stack((Bidirectional(LSTM(6, return_sequences=True)), LSTM(4)), dropout=0.5),
+}
+
+
+@pytest.fixture(params=SPECS)
+def spec(request):
+    return SPECS[request.param]
+
+
+def shapes(tree):
+    return [tuple(a.shape) for a in jax.tree.leaves(tree)]
+
+
+def test_weights_and_counts_are_those_of_init(spec):
+    params = jax.eval_shape(lambda key: spec.init(key, D), jax.random.key(0))
+    data = jlstm.explain(spec, D).data
+    told = [tuple(w["shape"]) for layer in data["layers"] for w in layer["weights"].values()]
+    assert told == shapes(params)
+    assert data["parameters"] == sum(a.size for a in jax.tree.leaves(params))
+    assert data["costs"]["bytes_weights"] == sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(params))
+
+
+def test_formulas_are_true_in_letters_and_in_numbers(spec):
+    for layer in layers_of(spec, D):
+        formula = layer.formula
+        values = {"N": layer.spec.units, "P": layer.spec.output_size, "D": layer.input_size}
+        for text in (formula.letters, formula.numbers):
+            assert eval(text.replace("·", "*"), {}, values) == formula.total
+
+
+def test_shapes_are_those_of_apply(spec):
+    told = jlstm.explain(spec, D, T, B).data["shapes"]
+
+    def run(key):
+        return spec.apply(spec.init(key, D), spec.initial_state(B), jnp.ones((B, T, D)))
+
+    state, y = jax.eval_shape(run, jax.random.key(0))
+    written = [tuple(map(int, re.findall(r"\d+", text))) for name, text in told.items() if name.startswith("state")]
+    assert written == shapes(state)
+    assert told["x"] == f"[{B}, {T}, {D}]"
+    assert told["y"] == str(jax.tree.map(lambda a: list(a.shape), y))
+
+
+def test_the_slices_of_a_gate_are_where_it_lies():
+    spec = LSTM(6)
+    params = spec.init(jax.random.key(0), D)
+    first, last = jlstm.explain(spec, D).data["layers"][0]["weights"]["bias"]["gates"]["f"]
+    assert (np.asarray(params.bias)[first:last] == 1).all()  # unit_forget_bias
+    assert np.asarray(params.bias).sum() == last - first
+
+
+def read_by(spec, t):
+    """Which steps of x the output at index t hangs on, by its gradient."""
+    params = spec.init(jax.random.key(0), D)
+
+    def output(x):
+        y = spec.apply(params, spec.initial_state(1), x)[1][0]
+        return (y[t] if spec.return_sequences else y).sum()
+
+    slope = jax.jit(jax.grad(output))(jax.random.normal(jax.random.key(1), (1, T, D)))[0]
+    return np.flatnonzero(np.abs(slope).sum(axis=1)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence", "index", "steps"),
+    [
+        ("sequences", "y[:, t] is h after reading x[:, 0] up to x[:, t].", 1, [0, 1]),
+        ("backwards", "y[:, k] is h after reading x[:, 4] down to x[:, 4-k]: in the order of processing.", 1, [3, 4]),
+        ("kept order", "y[:, t] is h after reading x[:, 4] down to x[:, t].", 1, [1, 2, 3, 4]),
+        ("plain", "y is h after the last step read, x[:, 4].", 0, [0, 1, 2, 3, 4]),
+        ("backwards, last", "y is h after the last step read, x[:, 0].", 0, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_times_of_outputs(name, sentence, index, steps):
+    assert sentence in str(jlstm.explain(SPECS[name], D, T))
+    assert read_by(SPECS[name], index) == steps
+
+
+def test_times_of_the_two_halves():
+    text = str(jlstm.explain(SPECS["both"], D, T))
+    assert "y[..., :6][:, t] is h after reading x[:, 0] up to x[:, t]." in text
+    assert "y[..., 6:][:, t] is h after reading x[:, 4] down to x[:, t]." in text
+    assert read_by(replace(SPECS["both"].backward, keep_order=True), 3) == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["sequences", "stack", "both", "all parts"])
+def test_operations_are_those_that_xla_counts(name):
+    """XLA counts each activation's own arithmetic too, and little else."""
+
+    def wide(spec):
+        if isinstance(spec, Stack):
+            return replace(spec, layers=tuple(map(wide, spec.layers)))
+        if isinstance(spec, Bidirectional):
+            return Bidirectional(wide(spec.forward))
+        variant = replace(spec.variant, projection=48) if spec.variant.projection else spec.variant
+        return replace(spec, units=96, unroll=True, backend="xla", variant=variant)
+
+    spec = wide(SPECS[name])
+    like = jax.eval_shape(lambda key: spec.init(key, 32), jax.random.key(0))
+    x = jax.ShapeDtypeStruct((B, T, 32), "float32")
+    analysis = jax.jit(spec.apply).lower(like, spec.initial_state(B), x).compile().cost_analysis()
+    told = jlstm.explain(spec, 32, T, B).data["costs"]["flops_forward"]
+    assert 0.95 * analysis["flops"] <= told <= 1.001 * analysis["flops"]
+
+
+def compiled_training(spec, steps):
+    state, x = spec.initial_state(32), jnp.ones((32, steps, 32))
+
+    def loss(params, x):
+        return spec.apply(params, state, x)[1].sum()
+
+    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(spec.init(jax.random.key(0), 32), x).compile()
+
+
+def test_training_costs_three_products():
+    spec = LSTM(96, return_sequences=True, backend="xla", unroll=True)
+    costs = jlstm.explain(spec, 32, 12, 32).data["costs"]
+    # The rest is elementwise: the slopes of the gates, and the sums of the weights' gradients over the steps.
+    assert 0.9 <= costs["flops_training"] / compiled_training(spec, 12).cost_analysis()["flops"] <= 1.0
+
+
+@pytest.mark.parametrize(("backend", "times"), [("auto", 1), ("xla", 2)])
+def test_training_keeps_what_it_says(backend, times):
+    spec = LSTM(96, return_sequences=True, backend=backend)
+    if jlstm.which_backend(spec, (32, 100, 32)).backend != ("cpu" if backend == "auto" else "xla"):
+        pytest.skip("the kernel does not run here")
+    kept = jlstm.explain(spec, 32, 100, 32).data["costs"]["bytes_kept"]
+    assert 0.75 * times <= compiled_training(spec, 100).memory_analysis().temp_size_in_bytes / kept <= 1.25 * times
+
+
+def test_remat_keeps_less():
+    plain, remat = (jlstm.explain(LSTM(8, remat_every=k), D, 1000, 2).data["costs"]["bytes_kept"] for k in (None, 25))
+    # A step keeps 4 gates, cell and output of 8 units; with remat h and c of 40 steps and 25 whole steps.
+    assert plain == 4 * 2 * 1000 * 48
+    assert remat == 4 * 2 * (40 * 16 + 25 * 48)
+
+
+def test_the_backend_is_that_of_which_backend():
+    told = jlstm.explain(SPECS["stack"], D, T, B).data["backend"]
+    choice = jlstm.which_backend(SPECS["stack"], (B, T, D))
+    expected = (choice[0].forward, choice[0].backward, choice[1])
+    paths = ("layers[0].forward", "layers[0].backward", "layers[1]")
+    assert told == [f"{path}: {made}" for path, made in zip(paths, expected, strict=True)]
+    assert jlstm.explain(SPECS["stack"], D, T).data["backend"] == []
+
+
+# --- the layer elsewhere -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plain", "backwards", "both", "both, last", "summed", "stack"])
+@pytest.mark.lenient
+def test_the_text_for_keras_makes_what_to_keras_makes(name):
+    keras = peer("keras")
+    spec = SPECS[name]
+    made = eval(jlstm.explain(spec, D).data["elsewhere"]["Keras"], {"keras": keras})
+    made.build((None, None, D))
+    expected = jlstm.interop.to_keras(spec, spec.init(jax.random.key(0), D))
+    assert made.count_params() == jlstm.explain(spec, D).data["parameters"]
+
+    def plain(config):
+        if isinstance(config, dict):
+            return {k: plain(v) for k, v in config.items() if k not in ("name", "build_config", "build_input_shape")}
+        return [plain(v) for v in config] if isinstance(config, list) else config
+
+    def layers(model):
+        return [plain(layer.get_config()) for layer in getattr(model, "layers", [model])]
+
+    assert layers(made) == layers(expected)
+
+
+@pytest.mark.parametrize("name", ["plain", "sequences", "both", "projected", "two layers"])
+def test_the_text_for_torch_has_the_weights(name):
+    torch = peer("torch")
+    more = {
+        "projected": LSTM(6, variant=Variant(projection=2)),
+        "two layers": Stack((Bidirectional(LSTM(6, return_sequences=True)),) * 2, dropout=0.25),
+    }
+    spec = more.get(name) or SPECS[name]
+    data = jlstm.explain(spec, D).data
+    made = eval(data["elsewhere"]["torch"].partition(", and of")[0], {"torch": torch})
+    biases = sum(np.prod(layer["weights"]["bias"]["shape"]) for layer in data["layers"])  # torch has each of them twice
+    assert sum(p.numel() for p in made.parameters()) == data["parameters"] + biases
+    assert made.dropout == getattr(spec, "dropout", 0.0) * isinstance(spec, Stack)
+
+
+@pytest.mark.parametrize("spec", [LSTM(6), SPECS["backwards"], SPECS["both"], LSTM(6, activation="relu")])
+def test_the_text_for_flax_has_the_weights(spec):
+    nnx = peer("flax.nnx")
+    data = jlstm.explain(spec, D).data
+    made = eval(
+        data["elsewhere"]["flax"].partition(", and of")[0], {"nnx": nnx, "rngs": nnx.Rngs(0), "relu": jax.nn.relu}
+    )
+    assert sum(a.size for a in jax.tree.leaves(nnx.state(made, nnx.Param))) == data["parameters"]
+
+
+def test_the_text_for_onnx_is_in_the_model():
+    peer("onnx")
+    for name in ("both", "sequences", "backwards"):
+        text = jlstm.explain(SPECS[name], D).data["elsewhere"]["ONNX"]
+        model = jlstm.interop.to_onnx(SPECS[name], SPECS[name].init(jax.random.key(0), D))
+        (node,) = (node for node in model.graph.node if node.op_type == "LSTM")
+        told = dict(re.findall(r"(\w+)='?(\w+)'?", text))
+        assert told == {a.name: str(a.i or a.s.decode()) for a in node.attribute}
+
+
+def test_what_a_library_lacks_is_named():
+    told = jlstm.explain(LSTM(6, variant=Variant(forget_gate=False)), D).data["elsewhere"]
+    assert told["Keras"] == "not there: variant.forget_gate must be True for keras.layers.LSTM, got False"
+    assert all(text.startswith("not there: ") for text in told.values())
+
+
+# --- text and page -------------------------------------------------------------------------------------------------
+
+
+def test_the_equations_are_those_of_the_variant():
+    text = str(jlstm.explain(SPECS["all parts"], D))
+    for line in (
+        "i = σ(clip(x W_i + h U_i + b_i + p_i ∘ c, ±3))",
+        "o = σ(clip(x W_o + h U_o + b_o + p_o ∘ c', ±3))",
+        "h' = (o ∘ φ_h(c')) R",
+        "with σ = sigmoid, φ = tanh, φ_h = relu; the same weights at every time step.",
+    ):
+        assert line in text
+    assert "f = " not in str(jlstm.explain(SPECS["1997"], D))
+    assert "i = 1 - f" in str(jlstm.explain(SPECS["coupled"], D))
+
+
+def test_the_page_needs_nothing_else(spec, tmp_path):
+    explanation = jlstm.explain(spec, D, T, B)
+    explanation.save(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"https?://|<script|<link|@import", page)
+    assert page.count("<table>") == page.count("</table>") == 3
+    assert explanation._repr_html_() in page
+    for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        assert words(picture)
+    assert page.count("<svg") >= 4
+    assert str(explanation) == repr(explanation)
+
+
+def words(picture):
+    """The words of a picture; that it can be read as XML is a test too."""
+    return [node.text for node in ElementTree.fromstring(picture).iter() if node.tag.endswith("text")]
+
+
+def test_the_block_has_the_gates_of_the_variant_and_the_widths():
+    def block(variant):
+        return words(pictures.block(Layer("", LSTM(6, variant=variant), D)))
+
+    plain = block(Variant())
+    assert plain.count("9 → 6") == 4
+    assert {"c: 6", "h: 6", "x: 3", "c': 6", "h': 6", "f: forget gate"} <= set(plain)
+    assert block(Variant(forget_gate=False)).count("9 → 6") == 3
+    assert "f: forget gate" not in block(Variant(forget_gate=False))
+    coupled = block(Variant(coupled="input"))
+    assert coupled.count("9 → 6") == 3
+    assert "1 - f" in coupled
+    assert {"h: 2", "h': 2", "6 → 2", "5 → 6"} <= set(block(Variant(projection=2)))
+    assert "peepholes" in block(Variant(peephole=True))
+
+
+@pytest.mark.parametrize(
+    ("spec", "steps", "outputs"),
+    [
+        (LSTM(6), 3, ["y"]),
+        (LSTM(6, return_sequences=True), None, ["y[:, 0]", "y[:, 1]", "y[:, T-1]"]),
+        (LSTM(6, return_sequences=True, go_backwards=True), 3, ["y[:, 2]", "y[:, 1]", "y[:, 0]"]),
+        (LSTM(6, return_sequences=True, go_backwards=True, keep_order=True), 2, ["y[:, 0]", "y[:, 1]"]),
+        (SPECS["both"], 2, ["y[:, 0]", "y[:, 1]"]),
+        (SPECS["both, last"], 2, ["y: forward after the last step, backward after the first"]),
+        (SPECS["stack"], 100, ["y"]),
+    ],
+)
+def test_the_layer_over_time_names_the_outputs_that_come_back(spec, steps, outputs):
+    found = words(pictures.over_time(spec, steps))
+    assert [word for word in found if word.startswith("y")] == outputs
+    shown = 4 if steps in (None, 100) else steps
+    boxes = len(list(layers_of(spec, D))) * (shown - (shown == 4))
+    assert sum(word.startswith("LSTM(") for word in found) == boxes
+    assert found.count("state") == found.count("new state") == len(list(layers_of(spec, D)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("LSTM(3)", 2), "spec must be"),
+        ((LSTM(3), 0), "input_size must be"),
+        ((LSTM(3), 2, 0), "timesteps must be"),
+        ((LSTM(3), 2, 4, 1.5), "batch_size must be"),
+    ],
+)
+def test_wrong_calls_are_named(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        jlstm.explain(*arguments)
