@@ -121,6 +121,8 @@ from experiments.tasks.adding import Adding  # noqa: E402
 from experiments.tasks.adding_unit import AddingUnit  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.characters import Characters  # noqa: E402
+from experiments.tasks.continual_reber import ContinualReber  # noqa: E402
+from experiments.tasks.counting import Counting  # noqa: E402
 from experiments.tasks.digits import Digits  # noqa: E402
 from experiments.tasks.japanese_vowels import JapaneseVowels  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
@@ -131,6 +133,7 @@ from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
 from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
 from experiments.tasks.time_lag import TimeLag  # noqa: E402
+from experiments.tasks.timing import Timing  # noqa: E402
 from experiments.tasks.two_sequence import TwoSequence  # noqa: E402
 
 TASKS: dict[str, type] = {
@@ -140,12 +143,15 @@ TASKS: dict[str, type] = {
     "japanese_vowels": JapaneseVowels,
     "mnist1d": MNIST1D,
     "adding_unit": AddingUnit,
+    "continual_reber": ContinualReber,
+    "counting": Counting,
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
     "lag": Lag,
     "multiplication": Multiplication,
     "sunspots": Sunspots,
     "temporal_order": TemporalOrder,
+    "timing": Timing,
     "long_lag": LongLag,
     "time_lag": TimeLag,
     "two_sequence": TwoSequence,

@@ -81,6 +81,8 @@ def test_a_target_may_be_a_final_figure(done):
     assert summary["target"]["met"]
     assert results.final_rows(summary) == [("", "a", "b"), ("MSE", "1", "2")]
     assert not results.met({"": results.summarise(config, evaluations((1.0, 1.0)), {"ratio": 1.1}, 1.0)})
+    reported = dataclasses.replace(config, target=Target("ratio", 1.0, seeds=0.0))
+    assert results.met({"": results.summarise(reported, evaluations((1.0, 1.0)), {"ratio": 1.1}, 1.0)})
 
 
 def test_a_run_stopped_early_has_met_nothing(done):
