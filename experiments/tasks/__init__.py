@@ -80,14 +80,18 @@ class Task(Protocol):
 # The tasks import Batch from here, so these imports come after it.
 from experiments.tasks.adding import Adding  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
+from experiments.tasks.copy_memory import CopyMemory  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.parity import Parity  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
+    "copy_memory": CopyMemory,
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
     "lag": Lag,
+    "parity": Parity,
     "sunspots": Sunspots,
 }
