@@ -10,7 +10,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -51,12 +51,15 @@ class Optimizer:
     name: Literal["adam", "adamw", "nadam", "rmsprop", "sgd"] = "adam"
     learning_rate: float = 1e-3  # the peak of the schedule
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: falls to 0 at train.steps
+    warmup: int = 0  # steps in which the rate rises from 0 to its peak, before the schedule begins
     clip: float = 1.0  # global norm of the gradient; 0 = off
     weight_decay: float = 0.0  # adamw only
 
     def __post_init__(self):
         if self.learning_rate <= 0 or self.clip < 0 or self.weight_decay < 0:
             raise ValueError("learning_rate must be above 0, clip and weight_decay at least 0")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0, got {self.warmup}")
         if self.weight_decay and self.name != "adamw":
             raise ValueError(f"weight_decay needs name = 'adamw', got name = {self.name!r}")
 
@@ -73,6 +76,7 @@ class Train:
     log_every: int = 10  # steps
     evaluate_every: int = 100  # steps
     checkpoint_every: int = 1000  # steps
+    stop_after: int = 0  # evaluations in a row at which the target is met, then training ends; 0 = train all steps
     steps_per_call: int = 50  # steps a dispatch; changes speed, never numbers
 
     def __post_init__(self):
@@ -80,6 +84,8 @@ class Train:
             self, "steps", "batch_size", "seeds", "log_every", "evaluate_every", "checkpoint_every",
             "steps_per_call",
         )  # fmt: skip
+        if self.stop_after < 0:
+            raise ValueError(f"stop_after must be at least 0, got {self.stop_after}")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be in [0, 2**32), got {self.seed}")
 
@@ -92,17 +98,36 @@ class Target:
     value: float
     direction: Literal["below", "above"] = "below"
     seeds: float = 1.0  # share of the seeds that must meet it
+    at_most: float | None = None  # for what should fail: share of the seeds that may meet it, `seeds` being moot
     max_sequences: int | None = None  # batch_size * steps at which each of them must have met it for good
 
     def __post_init__(self):
         if not 0.0 < self.seeds <= 1.0:
             raise ValueError(f"seeds must be in (0, 1], got {self.seeds}")
+        if self.at_most is not None and not 0.0 <= self.at_most < 1.0:
+            raise ValueError(f"at_most must be in [0, 1), got {self.at_most}")
         if self.max_sequences is not None and self.max_sequences < 1:
             raise ValueError(f"max_sequences must be at least 1, got {self.max_sequences}")
 
     def meets(self, value: float) -> bool:
         """Say whether one value is on the right side."""
         return value < self.value if self.direction == "below" else value > self.value
+
+    def reached(self, seeds: Sequence[bool]) -> bool:
+        """Say whether enough of the seeds met it, or few enough where it should fail."""
+        if self.at_most is not None:
+            return sum(seeds) <= self.at_most * len(seeds) + 1e-9
+        return sum(seeds) >= self.seeds * len(seeds) - 1e-9
+
+
+@dataclass(frozen=True)
+class Paper:
+    """`[paper]`: what stands beside the measured figures in the table of results. It changes no number."""
+
+    task: str = ""  # the row's title, a few words
+    source: str = ""  # paper and experiment
+    published: str = ""  # its figures, as cited
+    note: str = ""  # what differs from the paper, or what was tried where the target is missed
 
 
 @dataclass(frozen=True)
@@ -114,6 +139,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     target: Target | None = None
+    paper: Paper | None = None
 
     def sequences(self, step: int) -> int:
         """Training sequences that one model has seen after `step` steps."""
@@ -133,8 +159,14 @@ class Experiment:
     header: str = ""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load(path: str | Path, overrides: Sequence[str] = (), quick: bool = False) -> Experiment:
     """Read a config file and apply overrides such as `["--train.steps", "200"]` to it and to each of its cases.
+
+    Args:
+        path: the file.
+        overrides: as on the command line.
+        quick: take the version that `[quick]` describes: `cases` names the cases kept, the rest is a diff of any of
+            the tables, applied to each of them.
 
     Raises:
         ConfigError: the file is missing or no TOML, a key or a value is not allowed, an override is wrong.
@@ -148,6 +180,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
     cases = tables.pop("cases", [])
+    smaller = tables.pop("quick", None)
+    if quick and not isinstance(smaller, dict):
+        raise ConfigError(f"{path}: no [quick] table, so there is no quick version of it")
     if cases and "target" in tables:
         raise ConfigError(f"{path}: [target] must stand in each of the [[cases]] (as [cases.target]), not beside them")
     if not isinstance(cases, list) or not all(isinstance(case, dict) for case in cases):
@@ -160,7 +195,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
             raise ConfigError(f"{path}: cases {number} must have a name of its own, of A-Z a-z 0-9 _ . -, got {name!r}")
         where = f"{path} (case {name})"
         named[name] = override(from_tables(_merged(tables, case), where), overrides, where)
-    return Experiment(_run_name(path), base, named, _header(text))
+    experiment = Experiment(_run_name(path), base, named, _header(text))
+    return _smaller(experiment, dict(smaller or {}), path) if quick else experiment
 
 
 def from_tables(tables: Mapping[str, Any], where: str) -> Config:
@@ -170,10 +206,10 @@ def from_tables(tables: Mapping[str, Any], where: str) -> Config:
         tables: what `tomllib` gives, without `cases`.
         where: the file's name, for messages.
     """
-    parts = {"model": Model, "optimizer": Optimizer, "train": Train, "target": Target}
+    parts = {"model": Model, "optimizer": Optimizer, "train": Train, "target": Target, "paper": Paper}
     for key, value in tables.items():
         if key != "task" and key not in parts:
-            raise ConfigError(f"{where}: unknown table {key!r}; allowed: task, {', '.join(parts)}, cases")
+            raise ConfigError(f"{where}: unknown table {key!r}; allowed: task, {', '.join(parts)}, cases, quick")
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: {key} must be a table, got {value!r}")
     task = dict(tables.get("task", {}))
@@ -219,7 +255,7 @@ def to_tables(config: Config) -> dict[str, dict[str, Any]]:
     """Write a config as the tables of a TOML file, every default spelled out; None is left out."""
     names = {cls: name for name, cls in TASKS.items()}
     tables = {"task": {"name": names[type(config.task)], **_fields(config.task)}}
-    for key in ("model", "optimizer", "train", "target"):
+    for key in ("model", "optimizer", "train", "target", "paper"):
         if (part := getattr(config, key)) is not None:
             tables[key] = _fields(part)
     return tables
@@ -237,10 +273,25 @@ def to_toml(experiment: Experiment) -> str:
 
 
 def difference(old: Config, new: Config) -> list[str]:
-    """Name the keys, as `table.key`, whose values differ."""
-    old_tables, new_tables = to_tables(old), to_tables(new)
+    """Name the keys, as `table.key`, whose values differ; what is said of the paper is none of them."""
+    old_tables, new_tables = to_tables(replace(old, paper=None)), to_tables(replace(new, paper=None))
     keys = [(t, k) for t in {**old_tables, **new_tables} for k in {**old_tables.get(t, {}), **new_tables.get(t, {})}]
     return [f"{t}.{k}" for t, k in keys if old_tables.get(t, {}).get(k) != new_tables.get(t, {}).get(k)]
+
+
+def _smaller(experiment: Experiment, quick: dict[str, Any], path: Path) -> Experiment:
+    """Keep the cases that `[quick]` names, and merge its diff into each of them."""
+    names = quick.pop("cases", list(experiment.cases))
+    for name in names:
+        if name not in experiment.cases:
+            raise ConfigError(f"{path}: [quick] cases must be among {', '.join(experiment.cases)}, got {name!r}")
+
+    def smaller(config: Config, where: str) -> Config:
+        return from_tables(_merged(to_tables(config), quick), where)
+
+    cases = {name: smaller(experiment.cases[name], f"{path} ([quick], case {name})") for name in names}
+    base = experiment.base if cases else smaller(experiment.base, f"{path} ([quick])")
+    return replace(experiment, base=base, cases=cases)
 
 
 def _positive(part: Any, *names: str) -> None:

@@ -59,24 +59,34 @@ class SequenceModel:
         x: Array,
         lengths: Array | None = None,
         key: Array | None = None,
+        *,
+        reset: Array | None = None,
     ) -> tuple[Any, Array]:
         """Run the layers over x and read out; a key means training (dropout drawn).
 
         Args:
             x: [B, T, D].
             lengths: [B], right padding.
+            reset: [B, T] bool, where the state starts afresh.
 
         Returns:
             (state, outputs): the layers' final state; outputs [B, T, K] or [B, K].
         """
-        state, hidden = self.layer.apply(params.lstm, state, x, lengths=lengths, key=key)
+        state, hidden = self.layer.apply(params.lstm, state, x, lengths=lengths, reset=reset, key=key)
         return state, read(params.readout, hidden)
 
     def penalised(
-        self, params: ModelParams, state: Any, x: Array, lengths: Array | None, key: Array | None
+        self,
+        params: ModelParams,
+        state: Any,
+        x: Array,
+        lengths: Array | None,
+        key: Array | None,
+        *,
+        reset: Array | None = None,
     ) -> tuple[Any, Array, Array]:
         """As `apply`, with the layers' weight and activity penalties as a third result, a scalar."""
-        state, hidden = self.layer.apply(params.lstm, state, x, lengths=lengths, key=key)
+        state, hidden = self.layer.apply(params.lstm, state, x, lengths=lengths, reset=reset, key=key)
         penalty = self.layer.penalty(params.lstm) + self.layer.activity_penalty(hidden)
         return state, read(params.readout, hidden), penalty
 

@@ -22,22 +22,39 @@ def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[st
         seconds: wall time, compilation included.
 
     Returns:
-        {"steps", "seconds", "metrics": {name: {"values": [S], "baseline"}}, "final": {name: value},
-        "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None}
+        {"steps", "finished", "seconds", "metrics": {name: {"values": [S], "baseline"}}, "final": {name: value},
+        "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None}; finished means
+        at the last step, or stopped by success.
     """
-    evaluations = [line for line in lines if set(line) - {"step", "loss", "losses"}]
-    last = evaluations[-1] if evaluations else {}
+    scored = evaluations(lines)
+    last = scored[-1] if scored else {}
     steps = lines[-1]["step"] if lines else 0
+    finished = steps >= config.train.steps or succeeded(config, scored)
     baseline = config.task.baseline()
     names = [name for name in last if name not in ("step", "loss", "losses")]
     metrics = {name: {"values": last[name], "baseline": baseline.get(name)} for name in names}
     return {
         "steps": steps,
+        "finished": finished,
         "seconds": round(seconds, 1),
         "metrics": metrics,
         "final": {name: float(value) for name, value in final.items()},
-        "target": _verdict(config, evaluations, final, steps >= config.train.steps),
+        "target": _verdict(config, scored, final, finished),
     }
+
+
+def evaluations(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Choose the lines that carry an evaluation."""
+    return [line for line in lines if set(line) - {"step", "loss", "losses"}]
+
+
+def succeeded(config: Config, scored: Sequence[dict[str, Any]]) -> bool:
+    """Say whether `stop_after` ends the training here: the target was met at so many last evaluations in a row."""
+    target, number_ = config.target, config.train.stop_after
+    if target is None or not number_ or len(scored) < number_:
+        return False
+    met_by = ([v is not None and target.meets(v) for v in line[target.metric]] for line in scored[-number_:])
+    return all(target.reached(seeds) for seeds in met_by)
 
 
 def first_success(config: Config, evaluations: Sequence[dict[str, Any]], seed: int) -> int | None:
@@ -130,12 +147,13 @@ def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> li
         target, verdict = configs[case].target, summary["target"]
         if target is None or verdict is None:
             continue
-        share = f" for {target.seeds:.0%} of the seeds" if target.metric in summary["metrics"] else ""
+        share = f"{target.seeds:.0%}" if target.at_most is None else f"at most {target.at_most:.0%}"
+        share = f" for {share} of the seeds" if target.metric in summary["metrics"] else ""
         limit = f" within {target.max_sequences:,} sequences" if target.max_sequences else ""
         said = "met" if verdict["met"] else "MISSED"
         rate = f" ({sum(verdict['seeds'])} of {len(verdict['seeds'])} seeds)" if verdict["seeds"] else ""
         prefix = f"{case}: " if case else ""
-        if summary["steps"] < configs[case].train.steps:
+        if not summary["finished"]:
             said = f"not finished, at step {summary['steps']} of {configs[case].train.steps}"
         found.append(f"{prefix}target {target.metric} {target.direction} {target.value:g}{share}{limit}: {said}{rate}")
     return found
@@ -174,7 +192,7 @@ def _verdict(
     seeds = [s is not None and s <= limit for s in sequences]
     return {
         "metric": target.metric,
-        "met": sum(seeds) >= target.seeds * len(seeds) - 1e-9,
+        "met": target.reached(seeds),
         "values": evaluations[-1][target.metric],
         "seeds": seeds,
         "sequences": sequences,

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import checkpoint
+from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
 from experiments.model import ModelParams, SequenceModel, build
 from experiments.rundir import Lines, RunError, Stopped, read_lines
+from experiments.tasks import Batch
 
 Array = jax.Array
 # What a seed's key is folded with: one stream of random numbers for each purpose.
@@ -56,7 +57,11 @@ def optimizer(config: Config) -> optax.GradientTransformation:
     part = config.optimizer
     rate = part.learning_rate
     if part.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, config.train.steps)
+        rate = optax.cosine_decay_schedule(rate, max(config.train.steps - part.warmup, 1))
+    if part.warmup:
+        after = rate if callable(rate) else optax.constant_schedule(rate)
+        rising = optax.linear_schedule(0.0, part.learning_rate, part.warmup)
+        rate = optax.join_schedules([rising, after], [part.warmup])
     make: dict[str, Callable[..., optax.GradientTransformation]] = {
         "adam": optax.adam,
         "adamw": functools.partial(optax.adamw, weight_decay=part.weight_decay),
@@ -127,7 +132,7 @@ def make_predict(config: Config) -> Callable[..., Array]:
 
     def predict(params: ModelParams, x: Array, lengths: Array | None = None) -> Array:
         # One seed after the other: an evaluation set times all seeds is the largest array of a run.
-        return jax.lax.map(lambda p: _outputs(model, p, x, lengths), params)
+        return jax.lax.map(lambda p: _outputs(model, p, Batch(x, (), lengths)), params)
 
     return jax.jit(predict)
 
@@ -139,7 +144,7 @@ def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
     batch = jax.jit(task.evaluation)(key)
 
     def score(params, batch):
-        return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch.x, batch.lengths), batch), params)
+        return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
     return functools.partial(jax.jit(score), batch=batch)
 
@@ -156,20 +161,25 @@ def check(config: Config, where: str) -> None:
     def score(key):
         batch = task.evaluation(key)
         state = model.initial_state(batch.x.shape[0])
-        _, outputs, _ = model.penalised(model.init(key), state, batch.x, batch.lengths, key)
+        _, outputs, _ = model.penalised(model.init(key), state, batch.x, batch.lengths, key, reset=batch.reset)
         return task.metrics(outputs, batch)
 
     try:
         metrics = tuple(jax.eval_shape(score, jax.random.key(0)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: [model]: {' '.join(str(error).split())}") from error
+    finals = ()
     if hasattr(task, "final"):
         shape = (task.output_size,)
-        metrics += tuple(
-            task.final(lambda x: np.zeros((1, *x.shape[: 2 if task.every_step else 1], *shape), np.float32))
+        finals = tuple(task.final(lambda x: np.zeros((1, *x.shape[: 2 if task.every_step else 1], *shape), np.float32)))
+    if target is not None and target.metric not in metrics + finals:
+        allowed = ", ".join(metrics + finals)
+        raise ConfigError(f"{where}: [target] metric must be one of {allowed}, got {target.metric!r}")
+    if config.train.stop_after and (target is None or target.metric not in metrics or target.at_most is not None):
+        raise ConfigError(
+            f"{where}: [train] stop_after needs a [target] that each evaluation gives ({', '.join(metrics)}) "
+            "and that is to be reached, without at_most"
         )
-    if target is not None and target.metric not in metrics:
-        raise ConfigError(f"{where}: [target] metric must be one of {', '.join(metrics)}, got {target.metric!r}")
 
 
 def call_ends(train: Train, start: int) -> Iterator[int]:
@@ -182,7 +192,7 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
 
 
 def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[float | None]]], None]) -> Trained:
-    """Train from the newest checkpoint, or from step 0, to train.steps; write metrics and checkpoints.
+    """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
@@ -204,6 +214,7 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
     before = timing.last["seconds"] if timing.last else 0.0
     evaluate, call = make_evaluate(config), make_call(config)
     tables = to_tables(config)
+    evaluations = results.evaluations(read_lines(path / "metrics.jsonl"))
 
     def seconds() -> float:
         return before + time.monotonic() - began
@@ -232,25 +243,33 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
                     "losses": [*map(_plain, row)],
                 }
                 metrics.append(line | (found if step == end else {}))
+        if found:
+            evaluations.append({"step": end, **found})
         report(end, float(values[end - first - 1].mean()), found)
 
     try:
-        pending, first = None, start
+        pending, first, done = None, start, results.succeeded(config, evaluations)
         for end in call_ends(train, start):
+            if done:
+                break
             state, losses = call(state, end)
             last = end == train.steps
             scores = evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
             if pending is not None:
                 log(*pending)
             pending, first = (first, end, losses, scores), end
-            if last or end % train.checkpoint_every == 0:
-                log(*pending)  # the lines before the checkpoint that stands for them
+            if scores and train.stop_after:  # whether it goes on hangs on these scores, so they are waited for
+                log(*pending)
+                pending, done = None, results.succeeded(config, evaluations)
+            if last or done or end % train.checkpoint_every == 0:
+                if pending is not None:
+                    log(*pending)  # the lines before the checkpoint that stands for them
                 pending = None
                 save(end)
     finally:
         metrics.close()
         timing.close()
-    return Trained(state.params, max(start, train.steps), seconds())
+    return Trained(state.params, int(state.step), seconds())
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
@@ -282,7 +301,9 @@ def _step(config: Config) -> Callable[..., tuple]:
         before = jax.lax.stop_gradient(carry) if train.stateful else model.initial_state(train.batch_size)
 
         def loss(params):
-            after, outputs, penalty = model.penalised(params, before, batch.x, batch.lengths, dropout_key)
+            after, outputs, penalty = model.penalised(
+                params, before, batch.x, batch.lengths, dropout_key, reset=batch.reset
+            )
             return task.loss(outputs, batch) + penalty, after
 
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -293,8 +314,9 @@ def _step(config: Config) -> Callable[..., tuple]:
     return step
 
 
-def _outputs(model: SequenceModel, params: ModelParams, x: Array, lengths: Array | None) -> Array:
-    return model.apply(params, model.initial_state(x.shape[0]), x, lengths)[1]
+def _outputs(model: SequenceModel, params: ModelParams, batch: Batch) -> Array:
+    state = model.initial_state(batch.x.shape[0])
+    return model.apply(params, state, batch.x, batch.lengths, reset=batch.reset)[1]
 
 
 def _plain(value: Any) -> float | None:

@@ -18,11 +18,13 @@ class Batch(NamedTuple):
     x: [B, T, D] float32.
     target: the task's own pytree, leading axis B.
     lengths: [B] int32, right padding; None where every row is T steps long.
+    reset: [B, T] bool, True where the state starts afresh before that step; None where it never does.
     """
 
     x: Array
     target: Any
     lengths: Array | None = None
+    reset: Array | None = None
 
 
 @runtime_checkable
@@ -50,6 +52,11 @@ class Task(Protocol):
     @property
     def every_step(self) -> bool:
         """True: outputs [B, T, K], a readout at every step. False: [B, K], after the last valid step."""
+        ...
+
+    @property
+    def loss_on(self) -> str:
+        """Which steps carry loss, in words for the table of results: "every step", "the last step"."""
         ...
 
     def stream(self, key: Array, batch_size: int) -> Any:

@@ -36,6 +36,7 @@ class Adding:
     input_size = 2
     output_size = 1
     every_step = False
+    loss_on = "the last step"
 
     def __post_init__(self) -> None:
         if self.length < 2 * FIRST_MARK + 2:

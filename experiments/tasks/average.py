@@ -36,6 +36,7 @@ class MovingAverage:
     input_size = 1
     output_size = 1
     every_step = True
+    loss_on = "every step"
 
     def __post_init__(self) -> None:
         if self.chunk < 1:

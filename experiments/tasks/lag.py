@@ -35,6 +35,7 @@ class Lag:
     input_size = 1
     output_size = 1
     every_step = True
+    loss_on = "the steps from `lag` on"
 
     def __post_init__(self) -> None:
         if self.lag < 1:

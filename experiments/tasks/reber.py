@@ -79,6 +79,7 @@ class EmbeddedReber:
     input_size = len(SYMBOLS)
     output_size = len(SYMBOLS)
     every_step = True
+    loss_on = "every step"
 
     def __post_init__(self) -> None:
         if self.max_length < 24:  # below, fewer than 256 different strings are left to evaluate on

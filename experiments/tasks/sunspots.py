@@ -40,6 +40,7 @@ class Sunspots:
     input_size = 1
     output_size = 1
     every_step = True
+    loss_on = "the steps after the warm-up"
 
     def __post_init__(self):
         if not 0 <= self.warmup < self.window < TRAIN_END - 1700:

@@ -53,6 +53,7 @@ class Toy:
     input_size = 1
     output_size = 1
     every_step = False
+    loss_on = "the last step"
 
     def __post_init__(self):
         if self.length < 2:
