@@ -89,6 +89,7 @@ from experiments.tasks.adding import Adding  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.copy_memory import CopyMemory  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.number_addition import NumberAddition  # noqa: E402
 from experiments.tasks.parity import Parity  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
@@ -99,6 +100,7 @@ TASKS: dict[str, type] = {
     "embedded_reber": EmbeddedReber,
     "stateful_average": MovingAverage,
     "lag": Lag,
+    "number_addition": NumberAddition,
     "parity": Parity,
     "sunspots": Sunspots,
 }
