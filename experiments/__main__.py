@@ -1,23 +1,22 @@
-"""The command line: `python -m experiments train CONFIG`, `evaluate RUN_DIR`, `report RUN_DIR`.
+"""The command line: `python -m experiments train CONFIG`, `evaluate RUN_DIR`, `report RUN_DIR`, `reproduce`.
 
 Exit status: 0 done; 1 a target was missed under --check; 2 the arguments, the config or the directory cannot be used;
 3 a run stopped before its end; 4 a mistake of ours, with its traceback; 130 interrupted.
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from experiments import checkpoint, progress, report, results, rundir, train
+from experiments import checkpoint, program, report, reproduce, results, rundir, train
 from experiments import config as configs
-from experiments.config import Config, ConfigError, Experiment
+from experiments.config import ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
 
 OK, MISSED, UNUSABLE, STOPPED, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -49,22 +48,10 @@ def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     experiment = configs.load(options.config, overrides)
     if options.cases:
         experiment = _only(experiment, options.cases, options.config)
-    for config in experiment.cases.values() or [experiment.base]:
-        train.check(config, options.config)
+    program.check(experiment, options.config)
     path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
     console = Console(markup=False)
-    with rundir.clear_errors(path), rundir.locked(path):
-        resuming = options.resume and rundir.is_run(path)
-        rundir.prepare(path, experiment, options.resume, options.overwrite)
-        if options.resume and not resuming:
-            console.print(f"nothing to resume in {path}: starting at step 0")
-        sections = {}
-        for name, config, folder in runs(experiment, path):
-            with _case_directory(folder, name, config, options):
-                sections[name] = _train_one(config, folder, name or experiment.name, console)
-                if name:
-                    _own_page(folder, name, config, sections[name])
-        page = report.write_page(path, experiment, sections)
+    sections, page = program.train_all(experiment, path, console, resume=options.resume, overwrite=options.overwrite)
     return _conclude(console, experiment, sections, page, options.check)
 
 
@@ -74,7 +61,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
     experiment = _saved(path)
     found, described = {}, {}
     with rundir.clear_errors(path), rundir.locked(path):
-        for name, config, folder in runs(experiment, path):
+        for name, config, folder in program.runs(experiment, path):
             step, params = train.restore(config, folder)
             scores = {k: v.tolist() for k, v in train.make_evaluate(config)(params).items()}
             predict = report.predictor(config, params)
@@ -83,8 +70,18 @@ def evaluate_command(options: argparse.Namespace) -> int:
             lines = [*earlier, {"step": step, "loss": None, "losses": None, **scores}]
             found[name], described[name] = results.summarise(config, lines, final, 0.0), config
     steps = ", ".join(sorted({f"{summary['steps']:,}" for summary in found.values()}))
-    _print(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
+    program.show(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
     return OK
+
+
+def reproduce_command(options: argparse.Namespace) -> int:
+    """Run the rows that have no result, and assemble the table of the papers' figures beside ours."""
+    rows = [name.strip() for name in options.rows.split(",")] if options.rows else list(reproduce.ROWS)
+    for name in rows:
+        if name not in reproduce.ROWS:
+            raise ConfigError(f"command line: --rows must name rows, {', '.join(reproduce.ROWS)}; got {name!r}")
+    failed, missed = reproduce.reproduce(rows, Console(markup=False), quick=options.quick, fresh=options.fresh)
+    return STOPPED if failed else MISSED if missed else OK
 
 
 def report_command(options: argparse.Namespace) -> int:
@@ -93,7 +90,7 @@ def report_command(options: argparse.Namespace) -> int:
     experiment = _saved(path)
     sections = {}
     with rundir.clear_errors(path), rundir.locked(path):
-        for name, config, folder in runs(experiment, path):
+        for name, config, folder in program.runs(experiment, path):
             if name and not checkpoint.steps(folder / "checkpoints"):
                 print(f"{folder} has no checkpoint yet and is left out", file=sys.stderr)
                 continue
@@ -101,38 +98,10 @@ def report_command(options: argparse.Namespace) -> int:
             timing = rundir.read_lines(folder / "timing.jsonl", step)
             sections[name] = report.finish(config, folder, params, step, timing[-1]["seconds"] if timing else 0.0)
             if name:
-                _own_page(folder, name, config, sections[name])
+                program.own_page(folder, name, config, sections[name])
         page = report.write_page(path, experiment, sections)
     print(page)
     return OK
-
-
-def runs(experiment: Experiment, path: Path) -> list[tuple[str, Config, Path]]:
-    """List (case, config, directory) of every run of an experiment; one without cases is its own."""
-    if not experiment.cases:
-        return [("", experiment.base, path)]
-    return [(name, config, path / name) for name, config in experiment.cases.items()]
-
-
-def _train_one(config: Config, folder: Path, name: str, console: Console) -> report.Section:
-    with progress.shown(console, name, config.train.steps, config.target) as show:
-        done = train.run(config, folder, show)
-    return report.finish(config, folder, done.params, done.step, done.seconds)
-
-
-@contextlib.contextmanager
-def _case_directory(folder: Path, name: str, config: Config, options: argparse.Namespace) -> Iterator[None]:
-    """Lock and prepare a case's own directory; a run without cases has none."""
-    if not name:
-        yield
-        return
-    with rundir.locked(folder):
-        rundir.prepare(folder, Experiment(name, config), options.resume, options.overwrite)
-        yield
-
-
-def _own_page(folder: Path, name: str, config: Config, section: report.Section) -> None:
-    report.write_page(folder, Experiment(name, config), {"": section})
 
 
 def _conclude(
@@ -141,19 +110,9 @@ def _conclude(
     summaries = {name: section.summary for name, section in sections.items()}
     described = {name: section.config for name, section in sections.items()}
     seconds = sum(summary["seconds"] for summary in summaries.values())
-    _print(console, described, summaries, f"{experiment.name}, {seconds:,.0f} s")
+    program.show(console, described, summaries, f"{experiment.name}, {seconds:,.0f} s")
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return MISSED if check and not results.met(summaries) else OK
-
-
-def _print(console: Console, described: Mapping[str, Config], summaries: Mapping[str, dict], title: str) -> None:
-    console.print(results.table(described, summaries, title))
-    console.print(results.scale(described, summaries), highlight=False, soft_wrap=True)
-    for summary in summaries.values():
-        if (final := results.final_table(summary)) is not None:
-            console.print(final)
-    for line in results.verdicts(described, summaries):
-        console.print(line, style="bold red" if "MISSED" in line else "bold green", highlight=False, soft_wrap=True)
 
 
 def _only(experiment: Experiment, names: str, file: str) -> Experiment:
@@ -198,11 +157,20 @@ def _dispatch(arguments: list[str]) -> int:
         ("report", "rebuild a run's report.html"),
     ):
         commands.add_parser(name, help=text, allow_abbrev=False).add_argument("run", metavar="RUN_DIR")
+    reproducer = commands.add_parser(
+        "reproduce", allow_abbrev=False, help="the papers' tables: what they report beside what we measure"
+    )
+    reproducer.add_argument("--rows", metavar="A,B", help=f"only these: {', '.join(reproduce.ROWS)}")
+    how = reproducer.add_mutually_exclusive_group()
+    how.add_argument("--quick", action="store_true", help="smaller versions of the rows that have one, in ten minutes")
+    how.add_argument("--fresh", action="store_true", help="run again what has a result already")
     options, overrides = parser.parse_known_args(arguments)
     if options.command != "train":
         if overrides:
             raise ConfigError(f"command line: unknown argument {overrides[0]}; see {options.command} --help")
-        return (evaluate_command if options.command == "evaluate" else report_command)(options)
+        return {"evaluate": evaluate_command, "report": report_command, "reproduce": reproduce_command}[
+            options.command
+        ](options)
     if options.help:
         trainer.print_help()
         if options.config:

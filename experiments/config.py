@@ -97,13 +97,13 @@ class Target:
     metric: str  # a name from the task's metrics (for each seed) or from its final figures
     value: float
     direction: Literal["below", "above"] = "below"
-    seeds: float = 1.0  # share of the seeds that must meet it
+    seeds: float = 1.0  # share of the seeds that must meet it; 0: how many do is reported, and nothing is asked
     at_most: float | None = None  # for what should fail: share of the seeds that may meet it, `seeds` being moot
     max_sequences: int | None = None  # batch_size * steps at which each of them must have met it for good
 
     def __post_init__(self):
-        if not 0.0 < self.seeds <= 1.0:
-            raise ValueError(f"seeds must be in (0, 1], got {self.seeds}")
+        if not 0.0 <= self.seeds <= 1.0:
+            raise ValueError(f"seeds must be in [0, 1], got {self.seeds}")
         if self.at_most is not None and not 0.0 <= self.at_most < 1.0:
             raise ValueError(f"at_most must be in [0, 1), got {self.at_most}")
         if self.max_sequences is not None and self.max_sequences < 1:
@@ -197,6 +197,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), quick: bool = False) -
         named[name] = override(from_tables(_merged(tables, case), where), overrides, where)
     experiment = Experiment(_run_name(path), base, named, _header(text))
     return _smaller(experiment, dict(smaller or {}), path) if quick else experiment
+
+
+def has_quick(path: Path) -> bool:
+    """Say whether a config file has a quick version."""
+    return path.exists() and "quick" in tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def from_tables(tables: Mapping[str, Any], where: str) -> Config:

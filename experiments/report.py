@@ -86,8 +86,8 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
         f'<pre class="intro">{_text(intro)}</pre>' if intro else "",
         *(f'<p class="verdict {_mood(line)}">{_text(line)}</p>' for line in results.verdicts(configs, summaries)),
         "<h2>Results</h2>",
-        _table(results.rows(configs, summaries), results.COLUMNS),
-        *(_table(found[1:], found[0]) for s in summaries.values() if (found := results.final_rows(s))),
+        table_of(results.rows(configs, summaries), results.COLUMNS),
+        *(table_of(found[1:], found[0]) for s in summaries.values() if (found := results.final_rows(s))),
         f"<p>{_text(results.scale(configs, summaries))} Wall time {seconds:,.0f} s, compilation included.</p>",
     ]
     for name, section in sections.items():
@@ -105,6 +105,14 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
     page = path / "report.html"
     write(page, PAGE.format(title=_text(experiment.name), style=STYLE, body="\n".join(parts)))
     return page
+
+
+def table_of(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> str:
+    """Lay out rows of text as an HTML table; columns that nobody fills are left out."""
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    head = "".join(f"<th>{_text(columns[i])}</th>" for i in used)
+    body = "".join("<tr>" + "".join(f"<td>{_text(row[i])}</td>" for i in used) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _curve(config: Config, lines: list[dict[str, Any]]) -> Figure:
@@ -125,13 +133,6 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _table(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> str:
-    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
-    head = "".join(f"<th>{_text(columns[i])}</th>" for i in used)
-    body = "".join("<tr>" + "".join(f"<td>{_text(row[i])}</td>" for i in used) + "</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _figure(title: str, png: bytes) -> str:

@@ -1,5 +1,6 @@
 """What a finished run showed: metrics over the seeds, final figures, and whether the target was met."""
 
+import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +55,8 @@ def succeeded(config: Config, scored: Sequence[dict[str, Any]]) -> bool:
     if target is None or not number_ or len(scored) < number_:
         return False
     met_by = ([v is not None and target.meets(v) for v in line[target.metric]] for line in scored[-number_:])
-    return all(target.reached(seeds) for seeds in met_by)
+    asked = dataclasses.replace(target, seeds=target.seeds or 1.0)  # where it is only reported: all of them
+    return all(asked.reached(seeds) for seeds in met_by)
 
 
 def first_success(config: Config, evaluations: Sequence[dict[str, Any]], seed: int) -> int | None:
@@ -85,7 +87,7 @@ def rows(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[t
                 (
                     case,
                     name,
-                    _spread(metric["values"]),
+                    spread(metric["values"]),
                     number(metric["baseline"]),
                     *_goal(configs[case], target, name),
                 )
@@ -147,7 +149,8 @@ def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> li
         target, verdict = configs[case].target, summary["target"]
         if target is None or verdict is None:
             continue
-        share = f"{target.seeds:.0%}" if target.at_most is None else f"at most {target.at_most:.0%}"
+        asked = f"{target.seeds:.0%}" if target.seeds else "(reported) any"
+        share = asked if target.at_most is None else f"at most {target.at_most:.0%}"
         share = f" for {share} of the seeds" if target.metric in summary["metrics"] else ""
         limit = f" within {target.max_sequences:,} sequences" if target.max_sequences else ""
         said = "met" if verdict["met"] else "MISSED"
@@ -164,6 +167,18 @@ def number(value: float | None) -> str:
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Write values over seeds as their median and range."""
+    finite = [v for v in values if v is not None]
+    if not finite:
+        return "not finite"
+    middle = number(statistics.median(finite))
+    if len(values) == 1:
+        return middle
+    lost = "" if len(finite) == len(values) else f", {len(values) - len(finite)} not finite"
+    return f"{middle} ({number(min(finite))} to {number(max(finite))}{lost})"
 
 
 def _verdict(
@@ -197,17 +212,6 @@ def _verdict(
         "seeds": seeds,
         "sequences": sequences,
     }
-
-
-def _spread(values: Sequence[float | None]) -> str:
-    finite = [v for v in values if v is not None]
-    if not finite:
-        return "not finite"
-    middle = number(statistics.median(finite))
-    if len(values) == 1:
-        return middle
-    lost = "" if len(finite) == len(values) else f", {len(values) - len(finite)} not finite"
-    return f"{middle} ({number(min(finite))} to {number(max(finite))}{lost})"
 
 
 def _goal(config: Config, verdict: dict | None, name: str) -> tuple[str, str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from toy import write_config
 
-from experiments.config import ConfigError, difference, load, to_toml
+from experiments.config import ConfigError, difference, has_quick, load, to_toml
 
 BASE = '[task]\nname = "toy"\n'
 
@@ -67,6 +67,10 @@ def test_a_file_is_a_diff_and_its_header_is_kept(tmp_path):
         (BASE + "[[cases]]\nname = 'a/b'\n", ["cases 1", "'a/b'"]),
         (BASE + "[target]\nmetric='mse'\nvalue=1.0\n[[cases]]\nname='a'\n", ["[target]", "[[cases]]"]),
         (BASE + "[[cases]]\nname = 'a'\n[cases.train]\nstep = 2\n", ["case a", "[train]", "'step'"]),
+        (BASE + "[optimizer]\nwarmup = -1\n", ["warmup must be at least 0, got -1"]),
+        (BASE + "[train]\nstop_after = -1\n", ["stop_after must be at least 0, got -1"]),
+        (BASE + "[target]\nmetric='mse'\nvalue=1.0\nat_most=1.0\n", ["at_most must be in [0, 1), got 1.0"]),
+        (BASE + "[paper]\nfigure = 'x'\n", ["[paper]", "'figure'", "published"]),
     ],
 )
 def test_an_error_names_file_key_and_allowed_values_in_one_line(file, text, words):
@@ -146,3 +150,50 @@ def test_difference_names_the_keys(tmp_path):
     old, new = load(path).base, load(path, ["--train.steps", "30", "--model.units", "5"]).base
     assert difference(old, new) == ["model.units", "train.steps"]
     assert difference(old, dataclasses.replace(old)) == []
+
+
+QUICK = """
+[quick]
+cases = ["wide"]
+train.steps = 3
+[[cases]]
+name = "wide"
+[cases.model]
+units = 9
+[cases.train]
+batch_size = 2
+[[cases]]
+name = "plain"
+"""
+
+
+def test_a_quick_version_keeps_its_cases_and_changes_them(tmp_path):
+    path = write_config(tmp_path, QUICK)
+    whole, quick = load(path), load(path, quick=True)
+    assert has_quick(path)
+    assert list(whole.cases) == ["wide", "plain"]
+    assert {case.train.steps for case in whole.cases.values()} == {20}
+    assert list(quick.cases) == ["wide"]
+    wide = quick.cases["wide"]
+    assert (wide.model.units, wide.train.steps, wide.train.batch_size) == (9, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["toy.toml", "no [quick] table"]),
+        ("[quick]\ntrain.step = 1\n", ["[quick]", "[train]", "'step'"]),
+        ("[quick]\ncases = ['a']\n[[cases]]\nname = 'b'\n", ["[quick] cases must be among b, got 'a'"]),
+    ],
+)
+def test_a_wrong_quick_version_is_one_line(tmp_path, text, words):
+    with pytest.raises(ConfigError) as caught:
+        load(write_config(tmp_path, text), quick=True)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_what_the_paper_says_is_no_difference(tmp_path):
+    path = write_config(tmp_path, '[paper]\ntask = "toys"\npublished = "nothing"\n')
+    config = load(path).base
+    assert (config.paper.task, config.paper.published) == ("toys", "nothing")
+    assert difference(config, dataclasses.replace(config, paper=None)) == []

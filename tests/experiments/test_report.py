@@ -54,6 +54,26 @@ def test_a_target_holds_a_share_of_the_seeds_to_value_and_sequences(done, change
     assert results.summarise(config, lines, {}, 1.0)["target"]["met"] is met
 
 
+@pytest.mark.parametrize(
+    ("changes", "met"),
+    [({"at_most": 0.5}, True), ({"at_most": 0.49}, False), ({"at_most": 0.0, "max_sequences": 79}, True),
+     ({"seeds": 0.0}, True)],
+)  # fmt: skip
+def test_what_should_fail_may_be_met_by_few(done, changes, met):
+    lines = evaluations((0.6, 0.9), (0.4, 0.9))  # one of two seeds, from 80 sequences on
+    config = with_target(done[1], **changes)
+    target = results.summarise(config, lines, {}, 1.0)["target"]
+    assert (target["met"], target["seeds"]) == (met, [changes.get("max_sequences") is None, False])
+
+
+def test_success_that_stops_wants_all_seeds_where_it_is_only_reported(done):
+    config = with_target(done[1], seeds=0.0)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, stop_after=1))
+    assert not results.succeeded(config, evaluations((0.4, 0.9)))
+    assert results.succeeded(config, evaluations((0.9, 0.9), (0.4, 0.4)))
+    assert not results.succeeded(config, evaluations((0.4, 0.4), (0.4, None)))
+
+
 def test_a_target_may_be_a_final_figure(done):
     config = dataclasses.replace(with_target(done[1]), target=Target("ratio", 1.0))
     summary = results.summarise(config, evaluations((1.0, 1.0)), {"ratio": 0.9, "MSE/a": 1.0, "MSE/b": 2.0}, 1.0)

@@ -4,13 +4,16 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from toy import write_config
 
 from experiments import checkpoint, train
-from experiments.config import ConfigError, load
+from experiments.config import ConfigError, Target, load
+from experiments.model import build
 from experiments.rundir import Lines, Stopped, read_lines
+from experiments.tasks import Batch
 
 
 def quiet(step, loss, metrics):
@@ -177,6 +180,67 @@ def test_a_call_compiles_once_for_every_length(tmp_path):
     for end in train.call_ends(config.train, 0):
         state, _ = call(state, end)
     assert call._cache_size() == 1
+
+
+def target(metric="mse", value=9.0, **changes):
+    return Target(metric, value, **changes)
+
+
+@pytest.mark.parametrize(("stop_after", "value", "last"), [(1, 9.0, 5), (3, 9.0, 15), (3, 0.0, 20), (0, 9.0, 20)])
+def test_training_ends_after_so_many_evaluations_that_meet_the_target(whole, tmp_path, stop_after, value, last):
+    config, expected = whole  # an evaluation each 5 of 20 steps; every mse is below 9 and none below 0
+    part = dataclasses.replace(config.train, stop_after=stop_after)
+    config = dataclasses.replace(config, train=part, target=target(value=value))
+    run = tmp_path / "run"
+    assert metrics_of(config, run) == b"".join(expected.splitlines(keepends=True)[:last])
+    assert checkpoint.steps(run / "checkpoints")[0] == last
+    done = train.run(config, run, quiet)  # resumed, it has nothing left to do
+    assert done.step == last
+    assert (run / "metrics.jsonl").read_bytes() == b"".join(expected.splitlines(keepends=True)[:last])
+
+
+def test_a_run_stopped_by_success_resumes_to_the_same_digits(whole, tmp_path):
+    config, expected = whole
+    part = dataclasses.replace(config.train, stop_after=3)
+    config = dataclasses.replace(config, train=part, target=target())
+    run = tmp_path / "run"
+    metrics_of(dataclasses.replace(config, train=dataclasses.replace(part, steps=10)), run)  # killed after two of three
+    train.run(config, run, quiet)
+    assert (run / "metrics.jsonl").read_bytes() == b"".join(expected.splitlines(keepends=True)[:15])
+
+
+@pytest.mark.parametrize("changes", [None, {"at_most": 0.5}])
+def test_stop_after_wants_a_target_to_reach(whole, changes):
+    config = dataclasses.replace(whole[0], train=dataclasses.replace(whole[0].train, stop_after=2))
+    config = dataclasses.replace(config, target=None if changes is None else target(**changes))
+    with pytest.raises(ConfigError, match=r"stop_after needs a \[target\] that each evaluation gives \(mse\)"):
+        train.check(config, "toy.toml")
+
+
+def test_the_rate_rises_then_falls_by_a_cosine(tmp_path):
+    arguments = ["--optimizer.warmup", "4", "--optimizer.schedule", "cosine", "--train.steps", "12"]
+    arguments += ["--optimizer.name", "sgd", "--optimizer.clip", "0", "--optimizer.learning_rate", "0.8"]
+    update = train.optimizer(config_of(tmp_path, *arguments))
+    state, rates = update.init({"w": np.float32(0)}), []
+    for _ in range(12):
+        step, state = update.update({"w": np.float32(-1)}, state)
+        rates.append(float(step["w"]))
+    np.testing.assert_allclose(rates[:5], [0.0, 0.2, 0.4, 0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(rates[8], 0.4, rtol=1e-6)  # half way down: cos(pi / 2) = 0
+    np.testing.assert_allclose(rates[10], 0.8 * (1 + np.cos(6 * np.pi / 8)) / 2, rtol=1e-5)
+
+
+def test_a_batch_may_start_rows_afresh(tmp_path):
+    model = build(config_of(tmp_path))
+    params = model.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 5, 1))
+    reset = jnp.zeros((2, 5), bool).at[0, 3].set(True)
+    outputs = train._outputs(model, params, Batch(x, (), None, reset))
+    whole = train._outputs(model, params, Batch(x, ()))
+    tail = train._outputs(model, params, Batch(x[:, 3:], ()))
+    np.testing.assert_allclose(outputs[0], tail[0], rtol=1e-5)
+    np.testing.assert_allclose(outputs[1], whole[1], rtol=1e-5)
+    assert abs(whole[0] - tail[0]).max() > 1e-4
 
 
 def test_a_target_without_its_metric_is_found_before_training(tmp_path):
