@@ -122,7 +122,8 @@ def problems(digits: int) -> tuple[np.ndarray, np.ndarray]:
     figures = random.integers(0, 10, (DRAWS, 2, digits)) * (np.arange(digits) < count)
     pairs = figures @ 10 ** np.arange(digits)
     _, first = np.unique(np.sort(pairs, axis=1), axis=0, return_index=True)
-    chosen = pairs[np.sort(first)[: PROBLEMS[digits]]].astype(np.int32)
+    # The first that are drawn are short ones mostly: the order is shuffled before it is cut, as in the example.
+    chosen = random.permutation(pairs[np.sort(first)[: PROBLEMS[digits]]].astype(np.int32))
     test = len(chosen) // TEST_SHARE
     return chosen[test:], chosen[:test]
 

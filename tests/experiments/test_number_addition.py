@@ -53,6 +53,14 @@ def test_problems_are_distinct_whichever_way_round_and_a_tenth_is_kept_apart(dig
     assert max(max(pair) for pair in pairs) == 10**digits - 1
 
 
+@pytest.mark.parametrize("digits", DIGITS)
+def test_both_parts_hold_short_and_long_problems_alike(digits):
+    # Short pairs are drawn first, so a cut in the order of drawing would keep them all for the evaluation.
+    short = [(part < 10 ** (digits - 1)).any(axis=1) for part in problems(digits)]
+    expected = np.concatenate(short).mean()
+    assert abs(short[1].mean() - expected) < 4 * np.sqrt(expected * (1 - expected) / len(short[1]))
+
+
 def test_numbers_are_drawn_as_in_the_example():
     # Three digits, 50,000 of 500,500 pairs. A number has one digit with chance 1/3, or is of two with a leading
     # zero (1/3 · 1/10), or of three with two (1/3 · 1/100): 0.37 below 10. A pair of such is soon used up, so
