@@ -12,6 +12,11 @@ from typing import Any
 PACKAGES = ("jlstm", "jax", "jaxlib", "numpy", "flax", "equinox", "dm-haiku", "keras", "torch", "onnxruntime")
 
 
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def describe() -> dict[str, Any]:
     """Describe the machine and the versions."""
     versions = {}
@@ -22,7 +27,7 @@ def describe() -> dict[str, Any]:
             versions[name] = None
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": versions,
@@ -32,7 +37,8 @@ def describe() -> dict[str, Any]:
 def line(found: Mapping[str, Any]) -> str:
     """Say the machine and the versions in one line."""
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items() if version)
-    return f"{found['cores']} cores of {found['cpu']}, Python {found['python']}, {versions}"
+    count = "1 core" if found["cores"] == 1 else f"{found['cores']} cores"
+    return f"{count} of {found['cpu']}, Python {found['python']}, {versions}"
 
 
 class Others:

@@ -1,13 +1,14 @@
-"""The libraries that do not run on JAX: torch, and onnxruntime (forward only). Two intra-op threads each."""
+"""The libraries that do not run on JAX: torch, and onnxruntime (forward only). At most two intra-op threads each."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.cases import Shape, Weights, reorder
 from benchmarks.peers import Run
 
-THREADS = 2
+THREADS = min(2, machine.cores())
 
 
 class Torch:

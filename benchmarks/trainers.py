@@ -93,7 +93,7 @@ class Torch:
         torch.set_num_threads(THREADS)
         lstm, readout = problem.params
         D, N = lstm.kernel.shape[0], lstm.recurrent_kernel.shape[0]
-        self.lstm, self.readout = torch.nn.LSTM(D, N, batch_first=True), torch.nn.Linear(N, 1)
+        self.lstm, self.readout = torch.nn.LSTM(D, N, batch_first=True), torch.nn.Linear(N, readout.kernel.shape[1])
         self.lstm.bias_hh_l0.requires_grad_(False)  # one bias, as the others have
         values = (lstm.kernel.T, lstm.recurrent_kernel.T, lstm.bias, 0 * lstm.bias, readout.kernel.T, readout.bias)
         parameters = [*self.lstm.parameters(), *self.readout.parameters()]
@@ -110,15 +110,25 @@ class Torch:
 
     def advance(self, start: int, end: int) -> np.ndarray:
         """Make the updates, one after the other, and predict."""
-        torch = self.torch
+        self.update(start, end)
+        with self.torch.inference_mode():
+            return self._predict(*self.test).numpy()
+
+    def update(self, start: int, end: int) -> list:
+        """Make the updates, and give the losses as tensors."""
+        losses = []
         for x, target, last in zip(*(a[start:end] for a in self.batches), strict=True):
             self.optimizer.zero_grad()
-            torch.nn.functional.mse_loss(self._predict(x, last), target).backward()
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+            loss = self._loss(self._predict(x, last), target)
+            loss.backward()
+            self.torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
             self.optimizer.step()
             self.schedule.step()
-        with torch.inference_mode():
-            return self._predict(*self.test).numpy()
+            losses.append(loss.detach())
+        return losses
+
+    def _loss(self, outputs, target):
+        return self.torch.nn.functional.mse_loss(outputs, target)
 
     def _predict(self, x, last):
         hidden, _ = self.lstm(x)

@@ -1,4 +1,4 @@
-"""The command line: `python -m experiments train CONFIG`, `evaluate RUN_DIR`, `report RUN_DIR`, `reproduce`.
+"""The command line: `python -m experiments train CONFIG`, `sweep CONFIG`, `evaluate DIR`, `report DIR`, `reproduce`.
 
 Exit status: 0 done; 1 a target was missed under --check; 2 the arguments, the config or the directory cannot be used;
 3 a run stopped before its end; 4 a mistake of ours, with its traceback; 130 interrupted.
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from experiments import checkpoint, program, report, reproduce, results, rundir, train
+from experiments import checkpoint, distributed, program, report, reproduce, results, rundir, sweep, train
 from experiments import config as configs
 from experiments.config import ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, STOPPED)
     except RunError as error:
         return _fail(error, UNUSABLE)
+    except distributed.Ended as end:
+        return end.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say no more at the exit
         return _fail("stdout was closed; the same command with --resume goes on from the last checkpoint", STOPPED)
@@ -48,11 +50,16 @@ def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     experiment = configs.load(options.config, overrides)
     if options.cases:
         experiment = _only(experiment, options.cases, options.config)
-    program.check(experiment, options.config)
-    path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
-    console = Console(markup=False)
-    sections, page = program.train_all(experiment, path, console, resume=options.resume, overwrite=options.overwrite)
-    return _conclude(console, experiment, sections, page, options.check)
+    with distributed.session(distributed.parse(options), configs.to_toml(experiment)) as devices:
+        program.check(experiment, options.config, devices)
+        if not devices.first:
+            program.follow(experiment, devices)
+            return OK
+        path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
+        console = Console(markup=False)
+        how = {"resume": options.resume, "overwrite": options.overwrite, "profile": options.profile}
+        sections, page = program.train_all(experiment, path, console, devices=devices, **how)
+        return _conclude(console, experiment, sections, page, options.check)
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
@@ -126,6 +133,12 @@ def _only(experiment: Experiment, names: str, file: str) -> Experiment:
 
 
 def _saved(path: Path) -> Experiment:
+    for folder in (path, path.parent):
+        if (folder / "sweep.json").exists():
+            raise RunError(
+                f"{folder} is a sweep: read sweep.md and sweep.png there; "
+                f"`train {folder}/config.toml --cases NAME` makes a run of one member"
+            )
     if not rundir.is_run(path):
         raise RunError(f"{path} is no run directory: it has no config.toml written by `python -m experiments train`")
     return configs.load(path / "config.toml")
@@ -138,20 +151,21 @@ def _dispatch(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     trainer = commands.add_parser(
         "train", help="train a config", allow_abbrev=False, add_help=False,
-        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--TABLE.KEY VALUE ...]",
+        usage="%(prog)s CONFIG [--out DIR] [--resume | --overwrite] [--check] [--cases A,B] [--profile]"
+        " [--distributed] [--TABLE.KEY VALUE ...]",
         epilog="Any key of the config can be overridden: --train.steps 9 --model.units 64 --model.lstm.activation relu."
         " `train CONFIG --help` lists them.",
     )  # fmt: skip
     trainer.add_argument("config", metavar="CONFIG", nargs="?", help="a file of configs/")
-    trainer.add_argument(
-        "--out", metavar="DIR", help="run directory (default runs/<config name>, numbered where taken)"
-    )
-    how = trainer.add_mutually_exclusive_group()
-    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint, to the same bits")
-    how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
+    _add_directory(trainer, "runs/<config name>")
     trainer.add_argument("--check", action="store_true", help="exit status 1 when a target is missed")
     trainer.add_argument("--cases", metavar="A,B", help="only these of the config's cases")
+    trainer.add_argument("--profile", action="store_true", help="write a profile of a few calls to DIR/profile")
+    distributed.add_arguments(trainer)
     trainer.add_argument("-h", "--help", action="store_true", help="show this, and with CONFIG its keys")
+    sweeper = commands.add_parser("sweep", help="train a config's variants", allow_abbrev=False, usage=sweep.USAGE)
+    sweep.add_arguments(sweeper)
+    _add_directory(sweeper, "runs/<config name>-sweep")
     for name, text in (
         ("evaluate", "score a run's last checkpoint"),
         ("report", "rebuild a run's report.html"),
@@ -165,6 +179,9 @@ def _dispatch(arguments: list[str]) -> int:
     how.add_argument("--quick", action="store_true", help="smaller versions of the rows that have one, in ten minutes")
     how.add_argument("--fresh", action="store_true", help="run again what has a result already")
     options, overrides = parser.parse_known_args(arguments)
+    if options.command == "sweep":
+        sweep.command(options, overrides)
+        return OK
     if options.command != "train":
         if overrides:
             raise ConfigError(f"command line: unknown argument {overrides[0]}; see {options.command} --help")
@@ -181,6 +198,13 @@ def _dispatch(arguments: list[str]) -> int:
     return train_command(options, overrides)
 
 
+def _add_directory(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--out", metavar="DIR", help=f"run directory (default {default}, numbered where taken)")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--resume", action="store_true", help="go on from the last checkpoint, to the same bits")
+    how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
+
+
 def _fail(error: object, status: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return status
@@ -192,4 +216,4 @@ class _Parser(argparse.ArgumentParser):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    distributed.leave(main())

@@ -104,7 +104,16 @@ _FULL_TEXTS = ("No space left", "RESOURCE_EXHAUSTED", "File too large", "Disk qu
 
 
 def _checkpointer() -> ocp.Checkpointer:
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    # Of several processes one alone calls this: the state is whole there, and orbax must not wait for the others.
+    alone = ocp.options.MultiprocessingOptions(primary_host=jax.process_index(), active_processes={jax.process_index()})
+    options = ocp.CompositeOptions(multiprocessing_options=alone)
+    parts = {
+        "state": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+        "about": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    }
+    return ocp.Checkpointer(
+        ocp.CompositeCheckpointHandler(composite_options=options, **parts), multiprocessing_options=alone
+    )
 
 
 def _flatten(state: Any) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,19 +15,27 @@ import numpy as np
 import safetensors.numpy
 from matplotlib.figure import Figure
 
-from experiments import plots, results
+from experiments import examples, heatmaps, plots, results
 from experiments.config import Config, Experiment
 from experiments.model import ModelParams, build
 from experiments.rundir import MARKER, read_lines, saved_environment, write
 from experiments.train import make_predict
 
 
+class Drawing(NamedTuple):
+    """A picture of a page, and what a reader has to know of it."""
+
+    png: bytes
+    note: str = ""
+
+
 class Section(NamedTuple):
-    """One run's part of a page. figures: PNG by title."""
+    """One run's part of a page. lines: its metrics.jsonl. figures: by title."""
 
     config: Config
     summary: dict[str, Any]
-    figures: dict[str, bytes]
+    lines: list[dict[str, Any]]
+    figures: dict[str, Drawing]
 
 
 def finish(config: Config, path: Path, params: ModelParams, step: int, seconds: float) -> Section:
@@ -48,7 +57,23 @@ def finish(config: Config, path: Path, params: ModelParams, step: int, seconds: 
     write(path / "curve.png", curve)
     save_model(path / "model.safetensors", config, params)
     drawn = config.task.figures(predict) if hasattr(config.task, "figures") else {}
-    return Section(config, summary, {title: _png(figure) for title, figure in drawn.items()} | {"Training": curve})
+    figures = {"Training": Drawing(curve)} | {title: Drawing(_png(figure)) for title, figure in drawn.items()}
+    return Section(config, summary, lines, figures | example_figures(config, params, summary))
+
+
+def example_figures(config: Config, params: ModelParams, summary: Mapping[str, Any]) -> dict[str, Drawing]:
+    """Draw one evaluation sequence through one of the models: from outside, and from inside each of its LSTMs."""
+    seed, which = examples.median_seed(config, summary)
+    example, lstms = examples.look(config, jax.tree.map(lambda leaf: leaf[seed], jax.device_get(params)))
+    note = f"The sequence is {example.row_name}; the model is {which}."
+    if not example.every_step and len(lstms) == 1:
+        note += " It is trained at the last step alone: before, the readout shows what it would have said then."
+    found = {"One evaluation sequence": Drawing(_png(heatmaps.outside(example)), note)}
+    for name, inside in lstms.items():
+        title = "Gates and cells over the same steps" + (f": {name}" if len(lstms) > 1 else "")
+        drawing = _png(heatmaps.inside(example, inside))
+        found[title] = Drawing(drawing, f"A row is a unit, in every panel the same; sorted {inside.sorted_by}.")
+    return found
 
 
 def predictor(config: Config, params: ModelParams) -> Callable[[Any], jax.Array]:
@@ -79,7 +104,7 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
     """
     summaries = {name: section.summary for name, section in sections.items()}
     configs = {name: section.config for name, section in sections.items()}
-    intro = experiment.header.replace(MARKER, "").strip()
+    intro = re.sub(r"\n +", " ", experiment.header.replace(MARKER, "").strip())  # what was broken for a file flows here
     seconds = sum(summary["seconds"] for summary in summaries.values())
     parts = [
         f"<h1>{_text(experiment.name)}</h1>",
@@ -90,11 +115,12 @@ def write_page(path: Path, experiment: Experiment, sections: Mapping[str, Sectio
         *(table_of(found[1:], found[0]) for s in summaries.values() if (found := results.final_rows(s))),
         f"<p>{_text(results.scale(configs, summaries))} Wall time {seconds:,.0f} s, compilation included.</p>",
     ]
+    if len(sections) > 1:
+        parts += [_figure("All cases", Drawing(_png(_comparison(sections))))]
     for name, section in sections.items():
         if name:
             parts.append(f"<h2>{_text(name)}</h2>")
-        for title, png in section.figures.items():
-            parts.append(_figure(title, png))
+        parts += [_figure(title, drawing) for title, drawing in section.figures.items()]
     saved = (path / "config.toml").read_text(encoding="utf-8")
     config_text = saved.split(MARKER)[-1].split("\n\n", 1)[-1].strip()
     versions = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in saved_environment(path).items())
@@ -118,15 +144,42 @@ def table_of(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> str:
 def _curve(config: Config, lines: list[dict[str, Any]]) -> Figure:
     losses = [line["step"] for line in lines], np.array([line["losses"] for line in lines], float)
     scored = [line for line in lines if set(line) - {"step", "loss", "losses"}]
-    names = [name for name in (scored[-1] if scored else {}) if name not in ("step", "loss", "losses")]
+    names = _metrics(lines)
     steps = [line["step"] for line in scored]
+    if config.target is not None:
+        first = config.target.metric
+        names.sort(key=lambda name: name != first)
     metrics = {name: (steps, np.array([line[name] for line in scored], float)) for name in names}
     marks: dict[str, dict[str, float]] = {
         name: {"baseline": value} for name, value in config.task.baseline().items() if name in metrics
     }
     if config.target is not None and config.target.metric in metrics:
         marks.setdefault(config.target.metric, {})["target"] = config.target.value
-    return plots.curves(losses, metrics, marks)
+    return plots.curves(losses, metrics, marks, config.train.batch_size)
+
+
+def _comparison(sections: Mapping[str, Section]) -> Figure:
+    """Draw the metric of the first target (or the first metric) of all cases over the sequences that they saw."""
+    every = [set(_metrics(section.lines)) for section in sections.values()]
+    common = [name for name in _metrics(next(iter(sections.values())).lines) if all(name in names for names in every)]
+    targets = [s.config.target for s in sections.values() if s.config.target is not None]
+    wanted = [target.metric for target in targets if target.metric in common]
+    name = (wanted or common)[0]
+    cases = {}
+    for case, section in sections.items():
+        scored = results.evaluations(section.lines)
+        seen = np.array([section.config.sequences(line["step"]) for line in scored])
+        cases[case] = seen, np.array([line[name] for line in scored], float)
+    marks = {s.config.task.baseline().get(name) for s in sections.values()} - {None}
+    levels = {t.value for t in targets if t.metric == name}
+    lines = {"baseline": marks.pop()} if len(marks) == 1 else {}
+    return plots.comparison(name, cases, lines | ({"target": levels.pop()} if len(levels) == 1 else {}))
+
+
+def _metrics(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """Name the metrics of the last evaluation."""
+    scored = results.evaluations(lines)
+    return [name for name in (scored[-1] if scored else {}) if name not in ("step", "loss", "losses")]
 
 
 def _png(figure: Figure) -> bytes:
@@ -135,11 +188,12 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(title: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
+def _figure(title: str, drawing: Drawing) -> str:
+    data = base64.b64encode(drawing.png).decode()
+    note = f"<p>{_text(drawing.note)}</p>" if drawing.note else ""
     return (
-        f'<figure><figcaption>{_text(title)}</figcaption><img alt="{_text(title)}" '
-        f'src="data:image/png;base64,{data}"></figure>'
+        f'<figure><figcaption><strong>{_text(title)}</strong>{note}</figcaption><div class="wide"><img '
+        f'alt="{_text(title)}" src="data:image/png;base64,{data}"></div></figure>'
     )
 
 
@@ -164,8 +218,8 @@ pre.intro { white-space: pre-wrap; font-family: inherit; font-size: .95rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 .verdict { font-weight: 600; } .met { color: var(--good); } .missed { color: var(--bad); }
-figure { margin: 1rem 0 1.5rem; } figcaption { font-weight: 600; margin-bottom: .4rem; }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+figure { margin: 1rem 0 1.5rem; } figcaption { margin-bottom: .4rem; } figcaption p { margin: .2rem 0; }
+img { width: 100%; min-width: 30rem; max-width: 52rem; height: auto; background: #fff; border-radius: 6px; }
 """
 
 PAGE = """<!doctype html>

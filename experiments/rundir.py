@@ -30,6 +30,7 @@ MARKER = "# written by `python -m experiments`"
 FILES = (
     # checkpoints first: without metrics they would be resumed with a hole in front
     "checkpoints", "metrics.jsonl", "timing.jsonl", "summary.json", "curve.png", "model.safetensors", "report.html",
+    "profile", "sweep.json", "sweep.md", "sweep.png", "best.toml",
 )  # fmt: skip
 PACKAGES = ("jlstm", "jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, above the file size limit
@@ -164,6 +165,24 @@ class Lines:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class Unwritten:
+    """Lines that go nowhere, for a process that is not to write."""
+
+    last = None
+
+    def __init__(self, path: Path, step: int):
+        pass
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Do nothing."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ never stopped.
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -19,8 +20,10 @@ import optax
 
 from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
+from experiments.devices import ONE, Devices
 from experiments.model import ModelParams, SequenceModel, build
-from experiments.rundir import Lines, RunError, Stopped, read_lines
+from experiments.profiling import Profiler
+from experiments.rundir import Lines, RunError, Stopped, Unwritten, read_lines
 from experiments.tasks import Batch
 
 Array = jax.Array
@@ -45,21 +48,36 @@ class TrainState(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training hands back: the parameters [S, ...], and the steps and seconds that they took."""
+    """What training hands back: the parameters [S, ...], the steps and seconds that they took, and the last state."""
 
     params: ModelParams
     step: int
     seconds: float
+    state: Any
 
 
-def optimizer(config: Config) -> optax.GradientTransformation:
-    """Build the optimizer that `[optimizer]` describes."""
-    part = config.optimizer
+class Training(NamedTuple):
+    """What `run` drives: the training of one config, `alone`, or of several (together.py); states have params, step.
+
+    init() -> state. call(state, end) -> (state, losses [steps_per_call, S]). evaluate(params) -> {metric: [S]}.
+    sound(losses [S]) -> whether training may go on after them. done(state, evaluations) -> whether success ends it.
+    """
+
+    init: Callable[[], Any]
+    call: Callable[[Any, int], tuple[Any, Array]]
+    evaluate: Callable[[ModelParams], Mapping[str, Array | np.ndarray]]
+    sound: Callable[[np.ndarray], bool]
+    done: Callable[[Any, list[dict[str, Any]]], bool]
+
+
+def optimizer(config: Config, inputs: Mapping[str, Array] | None = None) -> optax.GradientTransformation:
+    """Build the optimizer that `[optimizer]` describes; inputs stand for its numbers of the same names."""
+    part: Any = SimpleNamespace(**{**vars(config.optimizer), **(inputs or {})})
     rate = part.learning_rate
     if part.schedule == "cosine":
         rate = optax.cosine_decay_schedule(rate, max(config.train.steps - part.warmup, 1))
     if part.warmup:
-        after = rate if callable(rate) else optax.constant_schedule(rate)
+        after: Any = rate if callable(rate) else optax.constant_schedule(rate)
         rising = optax.linear_schedule(0.0, part.learning_rate, part.warmup)
         rate = optax.join_schedules([rising, after], [part.warmup])
     make: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -70,11 +88,22 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         "sgd": optax.sgd,
     }
     inner = make[part.name](rate)
-    return optax.chain(optax.clip_by_global_norm(part.clip), inner) if part.clip else inner
+    return optax.chain(optax.clip_by_global_norm(part.clip), inner) if config.optimizer.clip else inner
 
 
 def init(config: Config) -> TrainState:
     """Draw the state of step 0 for all seeds; model s depends on (train.seed, s) alone."""
+    return init_from(config, seed_keys(config.train))
+
+
+def seed_keys(train: Train) -> Array:
+    """Make the key of each seed, [S]."""
+    base = jax.random.key(train.seed)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, jnp.arange(train.seeds))
+
+
+def init_from(config: Config, keys: Array) -> TrainState:
+    """Draw the state of step 0, a model for each key."""
     task, model, train = config.task, build(config), config.train
 
     @jax.jit
@@ -85,18 +114,16 @@ def init(config: Config) -> TrainState:
         stream = task.stream(jax.random.fold_in(key, STREAM), train.batch_size)
         return params, optimizer(config).init(params), carry, stream
 
-    base = jax.random.key(train.seed)
-    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(base, jnp.arange(train.seeds))
     return TrainState(*one(keys), key=keys, step=jnp.zeros((), jnp.int32))
 
 
-def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
+def make_call(config: Config, devices: Devices = ONE) -> Callable[[TrainState, int], tuple[TrainState, Array]]:
     """Build `call(state, end) -> (state, losses [steps_per_call, S])`, jitted, its state donated.
 
     It runs the steps up to `end`. A step whose losses or new parameters are not finite is not taken and ends the
     call, so the state is always the last good one; its row of losses is NaN.
     """
-    one = jax.vmap(_step(config), in_axes=(0, 0, 0, 0, 0, None))
+    one = jax.vmap(make_step(config, devices), in_axes=(0, 0, 0, 0, 0, None))
 
     # A loop with a bound known at run time, where a scan has a fixed length: calls of every length are one program,
     # so where calls end cannot change a digit.
@@ -123,7 +150,7 @@ def make_call(config: Config) -> Callable[[TrainState, int], tuple[TrainState, A
         state, losses, _ = jax.lax.while_loop(going, body, (state, losses, jnp.asarray(True)))
         return state, losses
 
-    return jax.jit(call, donate_argnums=0)
+    return devices.jit(call, donate_argnums=0)
 
 
 def make_predict(config: Config) -> Callable[..., Array]:
@@ -137,24 +164,46 @@ def make_predict(config: Config) -> Callable[..., Array]:
     return jax.jit(predict)
 
 
-def make_evaluate(config: Config) -> Callable[[ModelParams], dict[str, Array]]:
+def make_evaluate(config: Config, devices: Devices = ONE) -> Callable[[ModelParams], dict[str, Array]]:
     """Build `evaluate(params) -> {metric: [S]}` on the config's fixed evaluation set."""
+    batch = evaluation_batch(config)
+    return functools.partial(make_score(config, devices), batch=devices.cut(batch, batch.x.shape[0]))
+
+
+def evaluation_key(seed: int) -> Array:
+    """Make the key from which a base seed's evaluation set is drawn."""
+    return jax.random.fold_in(jax.random.key(seed), EVALUATION)
+
+
+def make_score(config: Config, devices: Devices = ONE) -> Callable[..., dict[str, Array]]:
+    """Build `score(params, batch) -> {metric: [S]}`, jitted."""
     task, model = config.task, build(config)
-    key = jax.random.fold_in(jax.random.key(config.train.seed), EVALUATION)
-    batch = jax.jit(task.evaluation)(key)
 
     def score(params, batch):
         return jax.lax.map(lambda p: task.metrics(_outputs(model, p, batch), batch), params)
 
-    return functools.partial(jax.jit(score), batch=batch)
+    return devices.jit(score)
 
 
-def check(config: Config, where: str) -> None:
+def evaluation_batch(config: Config) -> Batch:
+    """Draw the config's fixed evaluation set."""
+    return _evaluation(config.task, config.train.seed)
+
+
+@functools.lru_cache(maxsize=1)  # the report of a run draws one of the sequences that its training was scored on
+def _evaluation(task: Any, seed: int) -> Batch:
+    return jax.jit(task.evaluation)(evaluation_key(seed))
+
+
+def check(config: Config, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Raise, before anything is trained or written, where the model cannot run or the target's metric cannot come.
 
     Args:
         config: the run.
         where: the config file's name, for the message.
+
+    Returns:
+        The names of the metrics that each evaluation gives, and of the task's final figures.
     """
     task, target, model = config.task, config.target, build(config)
 
@@ -180,6 +229,7 @@ def check(config: Config, where: str) -> None:
             f"{where}: [train] stop_after needs a [target] that each evaluation gives ({', '.join(metrics)}) "
             "and that is to be reached, without at_most"
         )
+    return metrics, finals
 
 
 def call_ends(train: Train, start: int) -> Iterator[int]:
@@ -191,47 +241,74 @@ def call_ends(train: Train, start: int) -> Iterator[int]:
         yield step
 
 
-def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[float | None]]], None]) -> Trained:
+def alone(config: Config, devices: Devices = ONE) -> Training:
+    """Build the training of one config."""
+    return Training(
+        init=functools.partial(init, config),
+        call=make_call(config, devices),
+        evaluate=make_evaluate(config, devices),
+        sound=lambda losses: bool(np.isfinite(losses).all()),
+        done=lambda state, evaluations: results.succeeded(config, evaluations),
+    )
+
+
+def run(
+    config: Config,
+    path: Any,
+    report: Callable[[int, float, dict[str, list[float | None]]], None],
+    devices: Devices = ONE,
+    training: Training | None = None,
+    profiler: Profiler | None = None,
+) -> Trained:
     """Train from the newest checkpoint, or from step 0, to train.steps or success; write metrics and checkpoints.
 
     Args:
         config: the run.
-        path: its directory, locked and prepared.
+        path: its directory, locked and prepared; only process 0 reads it and writes to it.
         report: called with (step, mean loss, metrics so far) as losses come in.
+        devices: where to compute. Every process of several makes this call.
+        training: what trains, where it is not this config alone.
+        profiler: told of every call.
 
     Raises:
         Stopped: a loss or a parameter is not finite; what was last good is saved.
     """
     train = config.train
     began = time.monotonic()
-    state = init(config)
-    saved = checkpoint.latest(path / "checkpoints", state)
+    training = alone(config, devices) if training is None else training
+    state = training.init() if devices.first else jax.eval_shape(training.init)
+    saved = checkpoint.latest(path / "checkpoints", state) if devices.first else None
     if saved is not None and not _logged(train, read_lines(path / "metrics.jsonl", saved[0]), saved[0]):
         print(f"warning: {path}/metrics.jsonl lacks lines before step {saved[0]}; starting at step 0", file=sys.stderr)
         saved = None
     start, state = saved if saved is not None else (0, state)
-    metrics, timing = Lines(path / "metrics.jsonl", start), Lines(path / "timing.jsonl", start)
+    lines = Lines if devices.first else Unwritten
+    metrics, timing = lines(path / "metrics.jsonl", start), lines(path / "timing.jsonl", start)
     before = timing.last["seconds"] if timing.last else 0.0
-    evaluate, call = make_evaluate(config), make_call(config)
+    evaluations = results.evaluations(read_lines(path / "metrics.jsonl")) if devices.first else []
+    start, evaluations = devices.told([start, evaluations])
+    state = devices.given(state)
     tables = to_tables(config)
-    evaluations = results.evaluations(read_lines(path / "metrics.jsonl"))
 
     def seconds() -> float:
         return before + time.monotonic() - began
 
     def save(step: int) -> None:
+        if not devices.first:
+            return
         metrics.sync()
         timing.append({"step": step, "seconds": round(seconds(), 3)})
         checkpoint.save(path / "checkpoints", step, state, tables)
 
-    def log(first: int, end: int, losses: Array, scores: dict[str, Array]) -> None:
+    def log(first: int, end: int, losses: Array, scores: Mapping[str, Any]) -> None:
         """Write the lines of one call; an evaluation belongs to its last step."""
-        values = np.asarray(losses)
-        found = {name: [_plain(v) for v in np.asarray(value)] for name, value in scores.items()}
+        with jax.profiler.TraceAnnotation(f"wait for steps {first + 1} to {end}"):
+            values = np.asarray(losses)
+        found = {name: [plain(v) for v in np.asarray(value)] for name, value in scores.items()}
         for step in range(first + 1, end + 1):
             row = values[step - first - 1]
-            if not np.isfinite(row).all():
-                if step - 1 not in checkpoint.steps(path / "checkpoints"):
+            if not training.sound(row):
+                if devices.first and step - 1 not in checkpoint.steps(path / "checkpoints"):
                     save(step - 1)
                 raise Stopped(
                     f"{path}: loss or parameters not finite at step {step}; the state of step {step - 1} is saved"
@@ -239,37 +316,44 @@ def run(config: Config, path: Any, report: Callable[[int, float, dict[str, list[
             if step % train.log_every == 0 or step == train.steps or (step == end and found):
                 line = {
                     "step": step,
-                    "loss": _plain(row.astype(np.float64).mean()),
-                    "losses": [*map(_plain, row)],
+                    "loss": plain(finite_mean(row)),
+                    "losses": [*map(plain, row)],
                 }
                 metrics.append(line | (found if step == end else {}))
         if found:
             evaluations.append({"step": end, **found})
-        report(end, float(values[end - first - 1].mean()), found)
+        report(end, finite_mean(values[end - first - 1]), found)
 
+    pending, first, done, warm = None, start, training.done(state, evaluations), False
     try:
-        pending, first, done = None, start, results.succeeded(config, evaluations)
         for end in call_ends(train, start):
             if done:
                 break
-            state, losses = call(state, end)
+            if profiler is not None:
+                profiler.before_call(first, warm, state)
+            with jax.profiler.TraceAnnotation(f"dispatch steps {first + 1} to {end}"):
+                state, losses = training.call(state, end)
             last = end == train.steps
-            scores = evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
+            scores = training.evaluate(state.params) if last or end % train.evaluate_every == 0 else {}
+            warm = warm or bool(scores)
             if pending is not None:
                 log(*pending)
             pending, first = (first, end, losses, scores), end
             if scores and train.stop_after:  # whether it goes on hangs on these scores, so they are waited for
                 log(*pending)
-                pending, done = None, results.succeeded(config, evaluations)
+                pending, done = None, training.done(state, evaluations)
             if last or done or end % train.checkpoint_every == 0:
                 if pending is not None:
                     log(*pending)  # the lines before the checkpoint that stands for them
                 pending = None
                 save(end)
     finally:
+        if profiler is not None:
+            profiler.close(first)
         metrics.close()
         timing.close()
-    return Trained(state.params, int(state.step), seconds())
+    devices.awaited = True
+    return Trained(devices.local(state.params), int(state.step), seconds(), state)
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:
@@ -289,16 +373,16 @@ def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
     return saved[0], saved[1].params
 
 
-def _step(config: Config) -> Callable[..., tuple]:
-    """One step of one seed: draw, differentiate, update, constrain."""
-    task, model, update = config.task, build(config), optimizer(config).update
-    train = config.train
+def make_step(config: Config, devices: Devices = ONE) -> Callable[..., tuple]:
+    """Build one step of one seed: draw, differentiate, update, constrain."""
+    task, model, train = config.task, build(config), config.train
 
-    def step(params, opt_state, carry, stream, key, number):
+    def step(params, opt_state, carry, stream, key, number, inputs=None):
         data_key = jax.random.fold_in(jax.random.fold_in(key, DATA), number)
         dropout_key = jax.random.fold_in(jax.random.fold_in(key, DROPOUT), number)
-        stream, batch = task.sample(data_key, stream, train.batch_size)
+        stream, batch = devices.draw(task.sample, data_key, stream, train.batch_size)
         before = jax.lax.stop_gradient(carry) if train.stateful else model.initial_state(train.batch_size)
+        before = devices.split(before)
 
         def loss(params):
             after, outputs, penalty = model.penalised(
@@ -307,18 +391,24 @@ def _step(config: Config) -> Callable[..., tuple]:
             return task.loss(outputs, batch) + penalty, after
 
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
-        updates, opt_state = update(gradient, opt_state, params)
+        updates, opt_state = optimizer(config, inputs).update(gradient, opt_state, params)
         params = model.constrain(cast(ModelParams, optax.apply_updates(params, updates)))
-        return params, opt_state, after if train.stateful else (), stream, value
+        return params, opt_state, devices.split(after) if train.stateful else (), stream, value
 
     return step
+
+
+def finite_mean(losses: np.ndarray) -> float:
+    """The mean of what is finite; NaN where nothing is."""
+    finite = losses[np.isfinite(losses)].astype(np.float64)
+    return float(finite.mean()) if finite.size else np.nan
+
+
+def plain(value: Any) -> float | None:
+    """Write a float32 as the shortest decimal that gives it back; JSON has no NaN, so that becomes null."""
+    return float(f"{value:.9g}") if np.isfinite(value) else None
 
 
 def _outputs(model: SequenceModel, params: ModelParams, batch: Batch) -> Array:
     state = model.initial_state(batch.x.shape[0])
     return model.apply(params, state, batch.x, batch.lengths, reset=batch.reset)[1]
-
-
-def _plain(value: Any) -> float | None:
-    """A float32 as the shortest decimal that gives it back; JSON has no NaN, so that becomes null."""
-    return float(f"{value:.9g}") if np.isfinite(value) else None

@@ -18,6 +18,7 @@ from jlstm.initializers import (
     VarianceScaling,
     Zeros,
 )
+from jlstm.inspection import LSTMTrace, inspect
 from jlstm.layers import LSTM
 from jlstm.named import (
     ELU,
@@ -58,6 +59,7 @@ __all__ = [
     "Identity",
     "LSTMParams",
     "LSTMState",
+    "LSTMTrace",
     "LeakyReLU",
     "MaxNorm",
     "MinMaxNorm",
@@ -78,6 +80,7 @@ __all__ = [
     "Zeros",
     "export",
     "from_dict",
+    "inspect",
     "load",
     "lstm_cell",
     "lstm_scan",

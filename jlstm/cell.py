@@ -71,7 +71,12 @@ def lstm_cell(
     )
 
 
-def advance(
+def advance(params: LSTMParams, state: LSTMState, x: jax.Array, **options: Any) -> tuple[LSTMState, jax.Array]:
+    """What lstm_cell computes, of arguments that have been checked; options as in `gated`."""
+    return gated(params, state, x, **options)[:2]
+
+
+def gated(
     params: LSTMParams,
     state: LSTMState,
     x: jax.Array,
@@ -81,8 +86,8 @@ def advance(
     variant: Variant,
     dropout_masks: DropoutMasks,
     product: Callable[..., jax.Array],
-) -> tuple[LSTMState, jax.Array]:
-    """What lstm_cell computes, of arguments that have been checked.
+) -> tuple[LSTMState, jax.Array, tuple[jax.Array, jax.Array, jax.Array, jax.Array]]:
+    """As `advance`, with i, f, g, o [N] as the cell uses them in third place.
 
     product: what takes x @ kernel + h @ recurrent_kernel where there is no dropout: `apart`, `joined` or
         `joined_in_training`.
@@ -102,14 +107,15 @@ def advance(
         c = state.c.astype(wide)
         if variant == Variant():
             i, f, g, o = jnp.split(z, 4)
-            c = σ(f) * c + σ(i) * φ(g)
-            h = σ(o) * φ(c)
+            i, f, g, o = σ(i), σ(f), φ(g), σ(o)
+            c = f * c + i * g
+            h = o * φ(c)
         else:
-            c, h = _variant_gates(params, z, c, σ, φ, variant)
+            c, h, (i, f, g, o) = _variant_gates(params, z, c, σ, φ, variant)
         if params.projection is not None:
             h = _product(h.astype(x.dtype), params.projection.astype(x.dtype), wide)
     h = h.astype(state.h.dtype)  # the output is the h that the state keeps: a masked step has no other
-    return LSTMState(h=h, c=c.astype(state.c.dtype)), h.astype(x.dtype)
+    return LSTMState(h=h, c=c.astype(state.c.dtype)), h.astype(x.dtype), (i, f, g, o)
 
 
 def apart(x: jax.Array, h: jax.Array, kernel: jax.Array, recurrent_kernel: jax.Array, dtype: Any) -> jax.Array:
@@ -140,7 +146,7 @@ def _joined_in_training_jvp(dtype, primals, tangents):
 
 
 def _variant_gates(params, z, c, σ, φ, variant):
-    """The gate equations with every option of Variant but the projection: z [4N], c [N] -> c', h before it."""
+    """The gate equations with every option of Variant but the projection: z [4N], c [N] -> c', h before it, gates."""
 
     def clip(z):
         return z if variant.preact_clip is None else jnp.clip(z, -variant.preact_clip, variant.preact_clip)
@@ -158,7 +164,8 @@ def _variant_gates(params, z, c, σ, φ, variant):
     c = (f * c if variant.forget_gate else c) + i * g
     if p is not None:
         o = o + p[2] * c
-    return c, σ(clip(o)) * φ_h(c)
+    o = σ(clip(o))
+    return c, o * φ_h(c), (i, f if variant.forget_gate else jnp.ones_like(f), g, o)
 
 
 def _product(x, kernel, dtype):

@@ -36,8 +36,12 @@ def cell(
     forget_gate=True,
     input_mask=None,
     recurrent_mask=None,
+    record=None,
 ):
-    """One step of one example: h [P], c [N], x [D] -> h', c'. Dropout masks: [D] or [4, D], and [4, P]."""
+    """One step of one example: h [P], c [N], x [D] -> h', c'. Dropout masks: [D] or [4, D], and [4, P].
+
+    record: a list that gets (gates [4, N], c', h') of the step.
+    """
     φ, σ = ACTIVATIONS[activation], ACTIVATIONS[recurrent_activation]
     φ_h = ACTIVATIONS[output_activation or activation]
     D, N = len(x), len(c)
@@ -48,7 +52,7 @@ def cell(
     def clip(z):
         return z if preact_clip is None else min(max(z, -preact_clip), preact_clip)
 
-    new_h, new_c = np.zeros(N), np.zeros(N)
+    new_h, new_c, gates = np.zeros(N), np.zeros(N), np.zeros((4, N))
     for n in range(N):
         z = []
         for gate in range(4):
@@ -71,9 +75,13 @@ def cell(
         new_c[n] = f * c[n] + i * g
         if peephole:  # o reads the new c
             z_o += weights["peephole"][2, n] * new_c[n]
-        new_h[n] = σ(clip(z_o)) * φ_h(new_c[n])
+        o = σ(clip(z_o))
+        new_h[n] = o * φ_h(new_c[n])
+        gates[:, n] = i, f, g, o
     if projection is not None:
         new_h = new_h @ weights["projection"]
+    if record is not None:
+        record.append((gates, new_c, new_h))
     return new_h, new_c
 
 

@@ -5,6 +5,7 @@ source together. Its fields are the keys of a config's `[task]` table. Data are 
 training step draws its own batch on the device and a resumed run sees the batches that it would have seen.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -27,16 +28,47 @@ class Batch(NamedTuple):
     reset: Array | None = None
 
 
+class Picture(NamedTuple):
+    """How a batch reads in the report's pictures; what is None is guessed from the arrays.
+
+    inputs: D names of the columns of x; one letter each where x is one-hot.
+    outputs: K names of the outputs.
+    target: what stands beside the outputs, instead of batch.target: values [B, T, K], NaN where there is none, or
+        classes [B, T] int, -1 where there is none; without T unless every_step.
+    output: what is drawn of the outputs [B, ..., K], such as jax.nn.sigmoid; None: softmax where the target is
+        classes or a set of them, and the outputs as they are elsewhere.
+    memory: [B, T] (or only the steps that are drawn and those before), what has to be known after each step to answer
+        later ones; NaN where nothing has.
+    memory_name: it in words, "the sum of the marked values so far".
+    row: the sequence that is drawn; None: the first of median length.
+    row_name: why that one, in words.
+    steps: its first and last step (exclusive) that are drawn; None: all, or the first 120 of a longer one with a
+        target at every step.
+    """
+
+    inputs: Sequence[str] | None = None
+    outputs: Sequence[str] | None = None
+    target: Any = None
+    output: Callable[[Array], Array] | None = None
+    memory: Any = None
+    memory_name: str = ""
+    row: int | None = None
+    row_name: str = "the first of median length"
+    steps: tuple[int, int] | None = None
+
+
 @runtime_checkable
 class Task(Protocol):
     """The methods that the runner calls; every one is pure.
 
-    Two more are optional, and called once at the end of a run, over all seeds together. `predict` maps
-    x [B, T, D] to outputs [S, B, T, K] (every_step) or [S, B, K], S seeds:
+    Three more are optional, and called once at the end of a run; the first two over all seeds together, where `predict`
+    maps x [B, T, D] to outputs [S, B, T, K] (every_step) or [S, B, K], S seeds:
 
     - `final(predict) -> dict[str, float]`: figures that no single model has, such as an ensemble's error. Names
       of the form "test MSE/AR(9)" are laid out as a table with a row for what stands before the slash.
     - `figures(predict) -> dict[str, matplotlib.figure.Figure]`: pictures for the report, by title.
+    - `picture(batch) -> Picture`: names, and what a cell has to remember, for the pictures of one evaluation sequence.
+      The batch is the evaluation set in NumPy's arrays, and so are those of the Picture.
     """
 
     @property
@@ -86,21 +118,27 @@ class Task(Protocol):
 
 # The tasks import Batch from here, so these imports come after it.
 from experiments.tasks.adding import Adding  # noqa: E402
+from experiments.tasks.adding_unit import AddingUnit  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.copy_memory import CopyMemory  # noqa: E402
 from experiments.tasks.lag import Lag  # noqa: E402
+from experiments.tasks.multiplication import Multiplication  # noqa: E402
 from experiments.tasks.number_addition import NumberAddition  # noqa: E402
 from experiments.tasks.parity import Parity  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
+from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
 
 TASKS: dict[str, type] = {
     "adding": Adding,
+    "adding_unit": AddingUnit,
     "copy_memory": CopyMemory,
     "embedded_reber": EmbeddedReber,
-    "stateful_average": MovingAverage,
     "lag": Lag,
+    "multiplication": Multiplication,
     "number_addition": NumberAddition,
     "parity": Parity,
+    "stateful_average": MovingAverage,
     "sunspots": Sunspots,
+    "temporal_order": TemporalOrder,
 }

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
+from experiments.tasks.pairs import check_length, counted, longest, marked_pairs, uncounted
 
-FIRST_MARK = 10  # the first mark falls among the first ten pairs
 TOLERANCE = 0.04  # absolute error below which a sequence counts as right
 EVALUATION_SEQUENCES = 2560  # the paper's test set
 EVALUATION_KEY = 0x41444445  # folded into the evaluation key, so that it meets no training key
@@ -39,13 +40,12 @@ class Adding:
     loss_on = "the last step"
 
     def __post_init__(self) -> None:
-        if self.length < 2 * FIRST_MARK + 2:
-            raise ValueError(f"length must be at least {2 * FIRST_MARK + 2}, got {self.length}")
+        check_length(self.length)
 
     @property
     def max_length(self) -> int:
         """The greatest number of pairs, 1.1 `length`: the padded T."""
-        return self.length + self.length // 10
+        return longest(self.length)
 
     def stream(self, key: Array, batch_size: int) -> tuple[()]:
         """Sequences are independent: nothing is carried."""
@@ -53,21 +53,8 @@ class Adding:
 
     def sample(self, key: Array, stream: tuple[()], batch_size: int) -> tuple[tuple[()], Batch]:
         """Draw a batch: x [B, T, 2], target [B, 1], lengths [B]."""
-        value_key, first_key, second_key, length_key = jax.random.split(key, 4)
-        value = jax.random.uniform(value_key, (batch_size, self.max_length), minval=-1.0, maxval=1.0)
-        first = jax.random.randint(first_key, (batch_size,), 0, FIRST_MARK)
-        # The r-th of the pairs still unmarked lies one further on where the first mark comes before it.
-        second = jax.random.randint(second_key, (batch_size,), 0, self.length // 2 - 1)
-        second = second + (second >= first).astype(second.dtype)
-        lengths = jax.random.randint(length_key, (batch_size,), self.length, self.max_length + 1)
-
-        step = jnp.arange(self.max_length)[None, :]
-        marked = (step == first[:, None]) | (step == second[:, None])
-        ends = (step == 0) | (step == lengths[:, None] - 1)
-        marker = jnp.where(ends, -1.0, jnp.where(marked, 1.0, 0.0))
-        total = jnp.sum(jnp.where(marker == 1.0, value, 0.0), axis=1)
-        x = jnp.stack([value, marker], axis=-1)
-        x = jnp.where((step < lengths[:, None])[:, :, None], x, 0.0)
+        x, lengths = marked_pairs(key, batch_size, self.length, -1.0, 1.0)
+        total = jnp.sum(jnp.where(counted(x), x[:, :, 0], 0.0), axis=1)
         return stream, Batch(x, (0.5 + total / 4.0)[:, None], lengths)
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
@@ -91,7 +78,16 @@ class Adding:
         with 9/10 / (length / 2 - 1). |X1 + X2| < 0.16 has probability 0.16 - 0.16² / 4 with two values
         counted, 0.16 with one (never none).
         """
-        missing = 1.0 / FIRST_MARK + (1.0 - 1.0 / FIRST_MARK) / (self.length // 2 - 1)
+        missing = uncounted(self.length)
         reach = 4.0 * TOLERANCE
         both = reach - reach**2 / 4.0
         return {"mse": (2.0 - missing) / 48.0, "correct": (1.0 - missing) * both + missing * reach}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the sum so far."""
+        value, marker = batch.x[..., 0], batch.x[..., 1]
+        so_far = np.cumsum(np.where(marker == 1.0, value, 0.0), axis=1)
+        return Picture(
+            inputs=("value", "marker"), memory=so_far, memory_name="the sum of the marked values so far",
+            row=int(np.argmax(np.abs(so_far[:, -1]))), row_name="the one with the largest sum",
+        )  # fmt: skip

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 AMPLITUDE = 0.1  # x ~ U[-0.1, 0.1], as in the Keras example
 VARIANCE = AMPLITUDE**2 / 3.0
@@ -77,6 +77,10 @@ class MovingAverage:
     def baseline(self) -> dict[str, float]:
         """x[t] / 2, the best that can be said from x[t] alone: the error is Var(x) / 4 = 8.33e-4 (exact)."""
         return {"mse": FLOOR, "mse_over_floor": 1.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the last value."""
+        return Picture(memory=batch.x[..., 0], memory_name="x[t], of which the next answer is made")
 
 
 def _uniform(key: Array, shape: tuple[int, ...]) -> Array:

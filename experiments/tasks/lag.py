@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 VARIANCE = 1.0 / 3.0  # of U[-1, 1]
 EVALUATION_SEQUENCES = 256
@@ -69,3 +70,9 @@ class Lag:
     def baseline(self) -> dict[str, float]:
         """Always 0, the mean of x: the error is Var x = 1/3 (exact)."""
         return {"mse": VARIANCE, "mse_over_variance": 1.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the last values, the oldest of which is the next answer."""
+        echo = np.pad(batch.x[..., 0], ((0, 0), (self.lag, 0)), constant_values=np.nan)
+        name = f"x[t-{self.lag - 1}], the next answer" if self.lag > 1 else "x[t], the next answer"
+        return Picture(target=echo[:, : self.length, None], memory=echo[:, 1 : self.length + 1], memory_name=name)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 SYMBOLS = "BTPSXVE"
 EVALUATION_STRINGS = 256  # the size of the paper's test set
@@ -133,6 +133,17 @@ class EmbeddedReber:
     def baseline(self) -> dict[str, float]:
         """The inner grammar without fault and a guess at the outer symbol (exact): half of the strings."""
         return {"strings": 0.5, "outer": 0.5}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the outer symbol from the second step until it comes again."""
+        assert batch.lengths is not None
+        step = np.arange(batch.x.shape[1])[None, :]
+        outer = batch.x[:, 1, SYMBOLS.index("T")] - batch.x[:, 1, SYMBOLS.index("P")]
+        inner = (step >= 1) & (step < batch.lengths[:, None] - 1)
+        return Picture(
+            inputs=SYMBOLS, outputs=SYMBOLS, memory=np.where(inner, outer[:, None], np.nan),
+            memory_name="the outer symbol (T: 1, P: -1)",
+        )  # fmt: skip
 
     def _string(self, key: Array, *, evaluation: bool) -> tuple[Array, Array, Array]:
         """Draw strings until one ends within `max_length` and belongs to the wanted hash class.

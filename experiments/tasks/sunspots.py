@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 Array = jax.Array
 FILE = Path(__file__).parent.parent / "data" / "sunspots.csv"
@@ -80,6 +80,15 @@ class Sunspots:
     def baseline(self) -> dict[str, float]:
         """Persistence: next year is as this year."""
         return {"validation_mse": score(persistence(), VALIDATION)}
+
+    def picture(self, batch: Batch) -> Picture:
+        """Outputs as sunspot numbers; the input stays as the model reads it."""
+        return Picture(
+            inputs=["this year's number, scaled"],
+            target=batch.target[..., None],
+            steps=(batch.x.shape[1] - 100, batch.x.shape[1]),  # the last 35 of which did not train
+            output=lambda change: self.unscale(batch.x[:, : change.shape[1]] + change),
+        )
 
     def final(self, predict: Callable[[Array], Array]) -> dict[str, float]:
         """Score the mean of the seeds' forecasts, and what stands beside it, on both periods."""

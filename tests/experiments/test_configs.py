@@ -5,15 +5,43 @@ from pathlib import Path
 import pytest
 from toy import run
 
+from experiments import program, reproduce
+from experiments.config import has_quick, load
+
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))
+
+
+def first_case(path):
+    return [option for case in list(load(path).cases)[:1] for option in ("--cases", case)]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_two_steps(path, tmp_path):
+    program.check(load(path), str(path))  # all of its cases, as far as shapes tell
     small = ("--train.steps", 2, "--train.seeds", 1, "--train.batch_size", 4)
-    status, _, err = run("train", path, "--out", tmp_path / "out", *small)
+    status, _, err = run("train", path, *first_case(path), "--out", tmp_path / "out", *small)
     assert (status, err) == (0, "")
     assert (tmp_path / "out" / "report.html").exists()
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if has_quick(path)], ids=lambda p: p.stem)
+def test_the_quick_version_is_a_part_of_the_whole(path):
+    whole, quick = load(path), load(path, quick=True)
+    program.check(quick, str(path))
+    assert set(quick.cases) <= set(whole.cases)
+    for name, config in quick.cases.items() or [("", quick.base)]:
+        full = whole.cases[name] if name else whole.base
+        assert config.target is not None, "what is quick has to be met"
+        assert config.target == full.target or config.target.max_sequences is None
+        assert config.train.steps * config.train.seeds < full.train.steps * full.train.seeds
+
+
+@pytest.mark.parametrize("name", reproduce.ROWS)
+def test_each_row_has_a_config_that_says_what_the_paper_reports(name):
+    experiment = load(CONFIGS[0].parent / f"{name}.toml")
+    papers = [config.paper for config in experiment.cases.values() or [experiment.base]]
+    assert all(paper and paper.task and paper.source for paper in papers)
+    assert any(paper.published for paper in papers)
 
 
 def test_each_config_opens_with_source_expectation_time_and_command():

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors
+import toy
 from toy import run, write_config
 
 import jlstm
-from experiments import results, train
+from experiments import plots, report, results, train
 from experiments.config import Target, load
 from experiments.model import build
 
@@ -137,6 +138,45 @@ def test_the_page_loads_nothing_and_says_everything(done):
     ):
         assert words in page
     assert page.count("<img ") == 1
+
+
+def test_the_page_of_a_run_shows_a_sequence_from_outside_and_inside(done, monkeypatch):
+    monkeypatch.setattr(report, "example_figures", toy.example_figures)
+    monkeypatch.setattr(report, "write", lambda *_: None)  # what the other tests read stays
+    config = done[1]
+    step, params = train.restore(config, done[0])
+    section = report.finish(config, done[0], params, step, 1.0)
+    notes = {title: drawing.note for title, drawing in section.figures.items()}
+    assert list(notes) == ["Training", "One evaluation sequence", "Gates and cells over the same steps"]
+    assert "seed" in notes["One evaluation sequence"]
+    assert "trained at the last step alone" in notes["One evaluation sequence"]
+    assert "sorted from the slowest cell" in notes["Gates and cells over the same steps"]
+
+
+def test_curves_are_bands_where_there_are_many_seeds_and_lines_where_there_are_few():
+    values = np.array([[0.0, 1, 2, 3, 4], [5, np.nan, 7, 6, np.nan]])  # [E, S]
+    figure = plots.curves(([1, 2], values), {"few": ([1, 2], values[:, :3])}, {}, 8)
+    bands, lines = figure.axes
+    edges = [sorted({(x, float(y)) for x, y in c.get_paths()[0].vertices}) for c in bands.collections]
+    assert edges == [[(1, 0.0), (1, 4.0), (2, 5.0), (2, 7.0)], [(1, 1.0), (1, 3.0), (2, 5.5), (2, 6.5)]]
+    assert [line.get_ydata().tolist() for line in bands.lines] == [[2, 6]]
+    assert not lines.collections
+    np.testing.assert_array_equal([line.get_ydata() for line in lines.lines], [[0, 5], [1, np.nan], [2, 7], [1, 6]])
+
+
+def test_cases_are_compared_by_their_medians_over_sequences(done):
+    summary = results.summarise(done[1], evaluations((0.1, 0.3)), {}, 1.0)
+    config = with_target(done[1])
+    slow = dataclasses.replace(config, train=dataclasses.replace(config.train, batch_size=5))
+    sections = {
+        "a": report.Section(config, summary, evaluations((0.1, 0.3), (0.2, 0.6)), {}),
+        "b": report.Section(slow, summary, evaluations((1.0, 3.0)), {}),
+    }
+    (axis,) = report._comparison(sections).axes
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
+    assert drawn["a"] == ([40, 80], [0.2, pytest.approx(0.4)])  # 10 and 20 steps of 4 sequences
+    assert drawn["b"] == ([50], [2.0])
+    assert {"baseline 0.3333", "target 0.5"} <= set(drawn)
 
 
 def test_text_of_a_config_cannot_become_markup(tmp_path):

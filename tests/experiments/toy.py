@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import __main__ as cli
-from experiments import report, train
+from experiments import distributed, report, train
 from experiments.tasks import TASKS, Batch
 
 CONFIG = """# The toy.
@@ -98,13 +98,13 @@ def compiled_once(function, copy=lambda value: value):
     """Let runs of one program in one process share its compilation; what only the host reads is left out of the key."""
     known = {}
 
-    def shared(config):
+    def shared(config, *more):
         part = dataclasses.replace(config.train, log_every=1, evaluate_every=1, checkpoint_every=1)
         if config.optimizer.schedule == "constant":
             part = dataclasses.replace(part, steps=1)
-        key = repr(dataclasses.replace(config, train=part, target=None))
+        key = repr((dataclasses.replace(config, train=part, target=None), more))
         if key not in known:
-            known[key] = function(config)
+            known[key] = function(config, *more)
         return copy(known[key])
 
     return shared
@@ -114,6 +114,10 @@ train.make_call = compiled_once(train.make_call)
 train.make_evaluate = compiled_once(train.make_evaluate)
 train.init = compiled_once(train.init, lambda state: jax.tree.map(lambda leaf: leaf.copy(), state))
 report.make_predict = compiled_once(report.make_predict)
+
+# Its program and its pictures take 2 s a run; the tests of reports bring it back.
+example_figures = report.example_figures
+report.example_figures = lambda *_: {}
 
 
 def write_config(folder: Path, more: str = "", **changes: object) -> Path:
@@ -149,7 +153,27 @@ def die_in_save(number: int) -> None:
     ocp.CompositeCheckpointHandler.save = dying
 
 
+def die_in_call(number: int) -> None:
+    """Let the process end by SIGTERM before its n-th call, which other processes wait in."""
+    make = train.make_call
+
+    def dying(config, *more):
+        call, calls = make(config, *more), []
+
+        def counted(state, end):
+            calls.append(end)
+            if len(calls) == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return call(state, end)
+
+        return counted
+
+    train.make_call = dying
+
+
 if __name__ == "__main__":
+    if "KILL_IN_CALL" in os.environ:
+        die_in_call(int(os.environ["KILL_IN_CALL"]))
     if "KILL_IN_SAVE" in os.environ:
         die_in_save(int(os.environ["KILL_IN_SAVE"]))
-    sys.exit(cli.main(sys.argv[1:]))
+    distributed.leave(cli.main(sys.argv[1:]))
