@@ -122,6 +122,7 @@ from experiments.tasks.adding_unit import AddingUnit  # noqa: E402
 from experiments.tasks.average import MovingAverage  # noqa: E402
 from experiments.tasks.characters import Characters  # noqa: E402
 from experiments.tasks.continual_reber import ContinualReber  # noqa: E402
+from experiments.tasks.copy_memory import CopyMemory  # noqa: E402
 from experiments.tasks.counting import Counting  # noqa: E402
 from experiments.tasks.digits import Digits  # noqa: E402
 from experiments.tasks.japanese_vowels import JapaneseVowels  # noqa: E402
@@ -129,6 +130,8 @@ from experiments.tasks.lag import Lag  # noqa: E402
 from experiments.tasks.long_lag import LongLag  # noqa: E402
 from experiments.tasks.mnist1d import MNIST1D  # noqa: E402
 from experiments.tasks.multiplication import Multiplication  # noqa: E402
+from experiments.tasks.number_addition import NumberAddition  # noqa: E402
+from experiments.tasks.parity import Parity  # noqa: E402
 from experiments.tasks.reber import EmbeddedReber  # noqa: E402
 from experiments.tasks.sunspots import Sunspots  # noqa: E402
 from experiments.tasks.temporal_order import TemporalOrder  # noqa: E402
@@ -145,10 +148,13 @@ TASKS: dict[str, type] = {
     "adding_unit": AddingUnit,
     "continual_reber": ContinualReber,
     "counting": Counting,
+    "copy_memory": CopyMemory,
     "embedded_reber": EmbeddedReber,
-    "stateful_average": MovingAverage,
     "lag": Lag,
     "multiplication": Multiplication,
+    "number_addition": NumberAddition,
+    "parity": Parity,
+    "stateful_average": MovingAverage,
     "sunspots": Sunspots,
     "temporal_order": TemporalOrder,
     "timing": Timing,
