@@ -107,6 +107,11 @@ class Target:
         if self.max_sequences is not None and self.max_sequences < 1:
             raise ValueError(f"max_sequences must be at least 1, got {self.max_sequences}")
 
+    @property
+    def asks(self) -> bool:
+        """Whether anything is asked, or it is only reported how many seeds meet it."""
+        return self.seeds > 0 or self.at_most is not None
+
     def meets(self, value: float) -> bool:
         """Say whether one value is on the right side."""
         return value < self.value if self.direction == "below" else value > self.value
@@ -199,7 +204,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), quick: bool = False) -
 
 def has_quick(path: Path) -> bool:
     """Say whether a config file has a quick version."""
-    return path.exists() and "quick" in tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        return "quick" in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True  # load says what is wrong with it
 
 
 def from_tables(tables: Mapping[str, Any], where: str) -> Config:

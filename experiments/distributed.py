@@ -26,6 +26,7 @@ from experiments.devices import GAVE_UP, ONE, Devices, Ended, all_devices
 from experiments.rundir import RunError, Stopped
 
 MEET_SECONDS = 300.0  # until all processes have come; a cluster may start them minutes apart
+LONGEST_SECONDS = 86_400
 SILENT_SECONDS = 100  # until a process that is not heard of counts as dead; one that was killed is missed at once
 LAST_SECONDS = 1.0  # that process 0 outlives the others by: without the coordinator they would end with a stack trace
 UNUSABLE, STOPPED = 2, 3  # exit statuses, as in __main__
@@ -75,8 +76,9 @@ def parse(given: argparse.Namespace) -> Options:
         given.distributed or any(v is not None for v in by_hand.values()), **by_hand, timeout=given.distributed_timeout
     )
     name = "command line: --distributed"
-    if not options.timeout > 0:
-        raise ConfigError(f"{name}.timeout must be above 0 seconds, got {options.timeout:g}")
+    if not 0 < options.timeout <= LONGEST_SECONDS:
+        longest = f"at most {LONGEST_SECONDS:,}"
+        raise ConfigError(f"{name}.timeout must be above 0 seconds and {longest}, got {options.timeout:g}")
     missing = [f"--distributed.{key}" for key, value in by_hand.items() if value is None]
     if 0 < len(missing) < 3:
         raise ConfigError(f"command line: by hand, {', '.join(missing)} must be given too")

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any
 from rich.console import Console
 
 from experiments import program, rundir, tables
-from experiments.config import Experiment, has_quick, load, to_tables
+from experiments.config import ConfigError, Experiment, has_quick, load, to_tables
 from experiments.rundir import RunError
 from experiments.tables import Row
 from experiments.tasks.datasets import MissingPackage
 
 ROOT = Path(__file__).parent.parent
-CONFIGS, RESULTS, RUNS = ROOT / "configs", ROOT / "docs" / "results", Path("runs")
+CONFIGS, RESULTS, RUNS = ROOT / "configs", ROOT / "docs" / "results", ROOT / "runs"
 ROWS = (
     "embedded_reber", "time_lag_2a", "time_lag_2b", "long_lag", "two_sequence", "adding", "adding_unit",
     "multiplication", "temporal_order", "continual_reber", "counting", "timing", "copy", "stateful_average", "parity",
@@ -50,9 +49,11 @@ def reproduce(rows: Sequence[str], console: Console, *, quick: bool = False, fre
     """
     if quick:
         rows = [name for name in rows if has_quick(CONFIGS / f"{name}.toml")]
-    table = {name: Row(experiment, None) for name, experiment in _experiments(rows, quick).items()}
-    if not quick:
-        table = {name: Row(e, _saved(name, e)) for name, e in _experiments(ROWS, quick).items()}
+        if not rows:
+            raise ConfigError("command line: none of these --rows has a [quick] version")
+    names = rows if quick else ROWS
+    experiments = {name: load(CONFIGS / f"{name}.toml", quick=quick) for name in names}
+    table = {name: Row(e, None if quick else _saved(name, e)) for name, e in experiments.items()}
     todo = [name for name in rows if fresh or table[name].result is None]
     failed = {}
     for name in todo:  # all of them before the first is trained
@@ -64,9 +65,11 @@ def reproduce(rows: Sequence[str], console: Console, *, quick: bool = False, fre
         if name in failed:
             continue
         console.rule(f"{name} ({number} of {len(todo)})")
+        if fresh:  # so that a row which is killed now is missing, and goes on
+            (RESULTS / f"{name}.json").unlink(missing_ok=True)
         try:
             result = _train(name, table[name].experiment, console, quick, fresh)
-        except RunError as error:
+        except (RunError, MissingPackage) as error:
             failed[name] = str(error)
             continue
         table[name] = table[name]._replace(result=result)
@@ -74,6 +77,7 @@ def reproduce(rows: Sequence[str], console: Console, *, quick: bool = False, fre
             RESULTS.mkdir(exist_ok=True)
             rundir.write(RESULTS / f"{name}.json", json.dumps(result, indent=1) + "\n")
     stem = RUNS / "quick" / "results" if quick else RESULTS
+    stem.parent.mkdir(parents=True, exist_ok=True)
     tables.save(table, stem, quick)
     console.print(tables.table(table))
     for name, reason in failed.items():
@@ -89,43 +93,33 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     return {case: to_tables(replace(config, paper=None)) for case, config in configs.items()}
 
 
-def commit() -> str:
-    """Name the commit of the checkout, with "-dirty" where tracked files differ; "unknown" outside of git."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(ROOT), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _experiments(rows: Sequence[str], quick: bool) -> dict[str, Experiment]:
-    paths = {name: CONFIGS / f"{name}.toml" for name in rows}
-    return {name: load(path, quick=quick) for name, path in paths.items() if path.exists()}
-
-
 def _train(name: str, experiment: Experiment, console: Console, quick: bool, fresh: bool) -> dict[str, Any]:
     path = RUNS / ("quick" if quick else "reproduce") / name
     there = rundir.is_run(path)
-    goes_on = there and not quick and not fresh and describe(load(path / "config.toml")) == describe(experiment)
-    at = commit()  # before the training, in which files may change
+    goes_on = there and not quick and not fresh and _same(path, experiment)
     sections, _ = program.train_all(experiment, path, console, resume=goes_on, overwrite=there and not goes_on)
     configs = experiment.cases or {"": experiment.base}
     summaries = {case: section.summary for case, section in sections.items()}
     program.show(console, configs, summaries, name)
+    versions = rundir.saved_environment(path)  # those that it was trained with
     return {
         "row": name,
         "command": f"python -m experiments reproduce --rows {name}{' --quick' if quick else ''}",
-        "commit": at,
-        "versions": rundir.environment() | _machine(),
+        "commit": versions.pop("commit", "unknown"),
+        "versions": versions | _machine(),
         "seconds": round(sum(summary["seconds"] for summary in summaries.values()), 1),
         "config": describe(experiment),
         "cases": {case: summaries[case] | {"loss_on": config.task.loss_on} for case, config in configs.items()},
     }
+
+
+def _same(path: Path, experiment: Experiment) -> bool:
+    """Say whether a run is of this config and of this code."""
+    try:
+        same = describe(load(path / "config.toml")) == describe(experiment)
+    except ConfigError:  # of another version
+        return False
+    return same and rundir.saved_environment(path).get("commit") == rundir.commit()
 
 
 def _saved(name: str, experiment: Experiment) -> dict[str, Any] | None:

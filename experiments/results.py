@@ -25,7 +25,7 @@ def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[st
     Returns:
         {"steps", "finished", "seconds", "metrics": {name: {"values": [S], "baseline"}}, "final": {name: value},
         "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None}; finished means
-        at the last step, or stopped by success.
+        at the last step, or stopped by success; met is None where the target is only reported.
     """
     scored = evaluations(lines)
     last = scored[-1] if scored else {}
@@ -73,7 +73,7 @@ def first_success(config: Config, evaluations: Sequence[dict[str, Any]], seed: i
 
 def met(summaries: Mapping[str, dict]) -> bool:
     """Say whether every target was met; a run without one has nothing to miss, one stopped early has missed it."""
-    return all(s["target"] is None or s["target"]["met"] for s in summaries.values())
+    return all(s["target"] is None or s["target"]["met"] is not False for s in summaries.values())
 
 
 def rows(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[tuple[str, ...]]:
@@ -149,11 +149,10 @@ def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> li
         target, verdict = configs[case].target, summary["target"]
         if target is None or verdict is None:
             continue
-        asked = f"{target.seeds:.0%}" if target.seeds else "(reported) any"
-        share = asked if target.at_most is None else f"at most {target.at_most:.0%}"
-        share = f" for {share} of the seeds" if target.metric in summary["metrics"] else ""
+        share = f"{target.seeds:.0%}" if target.at_most is None else f"at most {target.at_most:.0%}"
+        share = f" for {share} of the seeds" if target.metric in summary["metrics"] and target.asks else ""
         limit = f" within {target.max_sequences:,} sequences" if target.max_sequences else ""
-        said = "met" if verdict["met"] else "MISSED"
+        said = "reported" if not target.asks else "met" if verdict["met"] else "MISSED"
         rate = f" ({sum(verdict['seeds'])} of {len(verdict['seeds'])} seeds)" if verdict["seeds"] else ""
         prefix = f"{case}: " if case else ""
         if not summary["finished"]:
@@ -193,7 +192,7 @@ def _verdict(
         value = float(final[target.metric])
         return {
             "metric": target.metric,
-            "met": target.seeds == 0 or target.meets(value),  # 0: reported, and nothing is asked
+            "met": target.meets(value) if target.asks else None,
             "values": [value],
             "seeds": [],
             "sequences": None,
@@ -207,7 +206,7 @@ def _verdict(
     seeds = [s is not None and s <= limit for s in sequences]
     return {
         "metric": target.metric,
-        "met": target.reached(seeds),
+        "met": target.reached(seeds) if target.asks else None,
         "values": evaluations[-1][target.metric],
         "seeds": seeds,
         "sequences": sequences,
@@ -219,7 +218,7 @@ def _goal(config: Config, verdict: dict | None, name: str) -> tuple[str, str, st
         return "", "", ""
     goal = f"{config.target.direction} {config.target.value:g}"
     if not verdict["seeds"]:
-        return goal, "met" if verdict["met"] else "MISSED", ""
+        return goal, "" if not config.target.asks else "met" if verdict["met"] else "MISSED", ""
     known = [s for s in verdict["sequences"] if s is not None]
     until = f"{statistics.median(known):,.0f} ({min(known):,} to {max(known):,})" if known else "never"
     return goal, f"{sum(verdict['seeds'])} of {len(verdict['seeds'])}", until

@@ -17,14 +17,16 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from experiments.config import ConfigError, Experiment, difference, load, to_toml
+from experiments.config import CASE_NAME, ConfigError, Experiment, difference, load, to_toml
 
 MARKER = "# written by `python -m experiments`"
 FILES = (
@@ -200,14 +202,29 @@ def clear_errors(path: Path) -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """Name the versions and the device."""
+    """Name the versions, the commit and the device."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
+    found["commit"] = commit()
     devices = jax.devices()
     found["device"] = f"{len(devices)} x {devices[0].device_kind} ({platform.machine()})"
     return found
+
+
+def commit() -> str:
+    """Name the commit of the checkout, with "-dirty" where files differ from it; "unknown" outside of git."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--", ":/configs", ":/experiments", ":/jlstm")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _check_same(path: Path, experiment: Experiment) -> None:
@@ -229,7 +246,7 @@ def _delete(path: Path) -> None:
 
     config.toml stays until it is replaced, so that a kill leaves the directory known as ours.
     """
-    for name in load(path / "config.toml").cases:
+    for name in _case_names(path):
         case = path / name
         if case.is_symlink() or not is_run(case):
             continue
@@ -243,6 +260,15 @@ def _delete(path: Path) -> None:
             shutil.rmtree(target)
         else:
             target.unlink(missing_ok=True)
+
+
+def _case_names(path: Path) -> list[str]:
+    """Read the cases of a saved config, which may have keys that are no more."""
+    try:
+        cases = tomllib.loads((path / "config.toml").read_text(encoding="utf-8")).get("cases", [])
+    except tomllib.TOMLDecodeError:
+        return []
+    return [case["name"] for case in cases if CASE_NAME.fullmatch(str(case.get("name")))]
 
 
 def saved_environment(path: Path) -> dict[str, str]:

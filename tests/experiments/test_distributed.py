@@ -186,7 +186,10 @@ def test_a_port_in_use_is_one_line(config, tmp_path):
         (("--distributed.process", "1"), "--distributed.coordinator, --distributed.processes must be given too"),
         (by_hand(0, port=70000), "--distributed.coordinator must be HOST:PORT of process 0, got '127.0.0.1:70000'"),
         (("--distributed.coordinator", "host", *by_hand(0)[2:]), "must be HOST:PORT of process 0, got 'host'"),
-        (("--distributed", "--distributed.timeout", "0"), "--distributed.timeout must be above 0 seconds, got 0"),
+        (
+            ("--distributed", "--distributed.timeout", "0"),
+            "--distributed.timeout must be above 0 seconds and at most 86,400, got 0",
+        ),
         (("--distributed.process", "x"), "argument --distributed.process: invalid int value: 'x'"),
     ],
 )

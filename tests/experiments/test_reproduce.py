@@ -114,6 +114,31 @@ def test_a_row_that_was_stopped_goes_on(place):
     assert [line["step"] for line in timing] == [5, 10, 15, 20]
 
 
+def test_a_run_of_other_code_or_of_an_unknown_config_is_not_gone_on_with(place, monkeypatch):
+    run("reproduce", "--rows", "toy")
+    config = reproduce.RUNS / "reproduce" / "toy" / "config.toml"
+    for text in (
+        config.read_text().replace("# commit: ", "# commit: f00"),
+        config.read_text() + "[task.more]\nx = 1\n",
+    ):
+        (reproduce.RESULTS / "toy.json").unlink()
+        config.write_text(text)
+        calls = []
+        real = train.run
+        monkeypatch.setattr(train, "run", lambda *a, real=real, calls=calls, **k: calls.append(1) or real(*a, **k))
+        assert run("reproduce", "--rows", "toy")[0] == 0
+        assert "f00" not in row()["commit"]
+        lines = (config.parent / "timing.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [5, 10, 15, 20]
+        assert calls == [1]
+    assert run("train", reproduce.CONFIGS / "toy.toml", "--out", config.parent, "--overwrite")[0] == 0
+
+
+def test_what_has_no_quick_version_is_named(place):
+    status, _, err = run("reproduce", "--quick", "--rows", "other")
+    assert (status, err) == (2, "error: command line: none of these --rows has a [quick] version\n")
+
+
 def test_quick_takes_the_small_versions_alone_and_leaves_the_results(place):
     status, _, _ = run("reproduce", "--quick")
     assert status == 0
