@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 from experiments.tasks.reber import EDGE_NODE, EDGE_SYMBOL, END, LEGAL, SYMBOLS, Next
 
 EVALUATION_STREAMS = 10  # the paper's count
 OUTER = np.array([symbol in "TP" for symbol in SYMBOLS])
+DRAWN = 60  # symbols of a stream in the report's pictures
 EVALUATION_KEY = 0x43455247  # folded into the evaluation key, so that it meets no training key
 
 
@@ -110,6 +111,23 @@ class ContinualReber:
     def baseline(self) -> dict[str, float]:
         """All but the outer symbol without fault, and that guessed (exact): half of the closing symbols."""
         return {"streams": 0.0, "outer": 0.5}
+
+    def picture(self, batch: Batch) -> Picture:
+        """Two or three strings of a stream; the cells have to hold the outer symbol of each, and then to forget it."""
+        symbols = np.argmax(batch.x[:, :DRAWN], axis=-1)
+        outer = np.full(symbols.shape, np.nan)
+        E = SYMBOLS.index("E")
+        for row, held in zip(symbols, outer, strict=True):
+            start = 0
+            for t, symbol in enumerate(row):
+                if symbol == E and t >= 2 and row[t - 2] == E:  # the inner E, the outer symbol, the last E
+                    start = t + 1
+                elif t > start and E not in row[start:t]:
+                    held[t] = 1.0 if row[start + 1] == SYMBOLS.index("T") else -1.0
+        return Picture(
+            inputs=SYMBOLS, outputs=SYMBOLS, memory=outer, memory_name="the outer symbol (T: 1, P: -1)", row=0,
+            row_name="the first stream", steps=(0, min(DRAWN, batch.x.shape[1])),
+        )  # fmt: skip
 
 
 def _start(batch_size: int) -> Place:

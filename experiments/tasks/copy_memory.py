@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 DIGITS = 10  # symbols to hold
 ALPHABET = 8  # that each of them is drawn from; 8 is the blank, 9 the delimiter
@@ -86,3 +86,9 @@ class CopyMemory:
         """Blanks without fault, and a guess at each digit: 10 ln 8 / (blanks + 20) nats a step (exact)."""
         nats = DIGITS * math.log(ALPHABET) / (self.blanks + 2 * DIGITS)
         return {"nats": nats, "nats_over_baseline": 1.0, "digits": 1 / ALPHABET, "copies": ALPHABET**-DIGITS}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The end of a sequence: the delimiter, and the digits given back."""
+        steps = batch.x.shape[1]
+        names = [*map(str, range(ALPHABET)), "·", ":"]
+        return Picture(inputs=names, outputs=names, steps=(max(0, steps - 60), steps))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 FINAL_N = 1000  # how far the finished models are tested; a model right to the end counts as 1,000
 FINAL_STRINGS = 250  # strings of a piece of that test: short strings are not padded to the length of the longest
@@ -121,6 +121,16 @@ class Counting:
     def baseline(self) -> dict[str, float]:
         """The last symbol alone decides (exact): b where b came, never right at the end of a string, so n = 0."""
         return {"largest_n": 0.0, "strings": 0.0, "trained": 0.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """A string twice as long as those of the training; the cells have to count."""
+        a_less_b = np.cumsum(batch.x[..., 1] - batch.x[..., 2], axis=1)
+        letters = "abc"[: self.letters]
+        return Picture(
+            inputs=f"S{letters}", outputs=f"T{letters}", output=jax.nn.sigmoid, memory=a_less_b,
+            memory_name="the a's less the b's so far", row=min(2 * self.largest, self.evaluate_to) - 1,
+            row_name=f"that of n = {min(2 * self.largest, self.evaluate_to)}, trained to n = {self.largest}",
+        )  # fmt: skip
 
     def final(self, predict: Callable[[Array], Array]) -> dict[str, float]:
         """Test every model on all n to 1,000; give its largest n over the seeds."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 TOLERANCE = 0.2  # absolute error of an output unit below which it counts as right
 GO_ON = 0.9  # probability of one more distractor
@@ -104,3 +105,10 @@ class LongLag:
     def baseline(self) -> dict[str, float]:
         """One half for both (exact): off by 0.5 in every sequence."""
         return {"max_error": 0.5, "correct": 0.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the second symbol."""
+        second = batch.x[:, 1, -1] - batch.x[:, 1, -2]
+        known = np.arange(batch.x.shape[1]) >= 1
+        memory = np.where(known, second[:, None], np.nan)
+        return Picture(outputs=("x", "y"), memory=memory, memory_name="the second symbol (x: -1, y: 1)")

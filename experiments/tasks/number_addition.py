@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 CHARACTERS = "0123456789+ "
 PROBLEMS = {2: 5_000, 3: 50_000}  # distinct problems by digits, as in the example
@@ -101,6 +101,12 @@ class NumberAddition:
             "exact": float(np.mean(np.all(scored == rows[count.argmax()], axis=1))),
             "characters": float(np.mean(scored == commonest)),
         }
+
+    def picture(self, batch: Batch) -> Picture:
+        """The whole of a problem; nothing is asked for while it is read."""
+        target = np.pad(batch.target, ((0, 0), (self.question, 0)), constant_values=-1)
+        names = CHARACTERS.replace(" ", "·")
+        return Picture(inputs=names, outputs=names, target=target)
 
     def _texts(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Write problems out: questions [.., question] in the order of reading, answers [.., answer], int8."""

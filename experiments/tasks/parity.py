@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 LONGEST = 50  # the evaluation scores every length up to it
 EACH_LENGTH = 20  # evaluation strings of each length from 1 to LONGEST
@@ -95,6 +96,14 @@ class Parity:
     def baseline(self) -> dict[str, float]:
         """A guess (exact); without the last bit, or any other, nothing is better."""
         return {"to_50": 0.5, "at_200": 0.5, "solved": 0.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """A string of 40 bits; the cells have to hold the parity so far."""
+        so_far = np.cumsum(batch.x[..., 0] > 0.0, axis=1) % 2
+        return Picture(
+            inputs=("bit",), output=jax.nn.sigmoid, memory=so_far.astype(float), memory_name="the parity so far",
+            row=EACH_LENGTH * 40 - 1, row_name="the last one of 40 bits",
+        )  # fmt: skip
 
     def _batch(self, key: Array, lengths: Array, steps: int) -> Batch:
         """Draw bits for the lengths; padding is 0 in x and in the target."""

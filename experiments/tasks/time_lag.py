@@ -7,9 +7,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 TOLERANCE = 0.25  # absolute error of an output unit below which it counts as right
 EVALUATION_SEQUENCES = 10_000  # the paper's test
@@ -105,6 +106,13 @@ class TimeLag:
     def baseline(self) -> dict[str, float]:
         """One half each for x and y at the end, without fault before it (exact): off by 0.5 in every sequence."""
         return {"max_error": 0.5, "correct": 0.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the first symbol."""
+        first = batch.x[:, :1, -1] - batch.x[:, :1, -2]
+        return Picture(
+            memory=np.repeat(first, self.p, axis=1), memory_name="the first symbol (x: -1, y: 1)", steps=(0, self.p)
+        )
 
     def _batch(self, first: Array, between: Array) -> Batch:
         symbols = jnp.concatenate([first[:, None], between, first[:, None]], axis=1).astype(jnp.int32)

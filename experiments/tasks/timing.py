@@ -7,9 +7,10 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 TEST_STREAMS = 4  # of the two tasks with spikes; a periodic function is one stream
 TEST_INTERVALS = 1000  # spikes, or periods, in a row without error
@@ -121,6 +122,18 @@ class Timing:
     def baseline(self) -> dict[str, float]:
         """A constant: wrong at one of two spikes of `msd`, once an interval of `gts`, in each period of `pfg`."""
         return {"streams": 0.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to count the steps since the last interval's end."""
+        value, judged, end = batch.target
+        drawn = min(4 * (self.interval + 1), end.shape[1])
+        t = np.arange(drawn)[None, :]
+        since = t - np.maximum.accumulate(np.where(end[:, :drawn], t, -1), axis=1)
+        return Picture(
+            target=np.where(judged[..., None], value, np.nan), output=None if self.kind == "pfg" else jax.nn.sigmoid,
+            memory=since, memory_name="the steps since the last interval's end", steps=(0, drawn), row=0,
+            row_name="the first stream's first four intervals",
+        )  # fmt: skip
 
     def _draw(self, key: Array, batch_size: int, intervals: int) -> Batch:
         """Lay out sequences of some intervals, the first of which begins at the first step."""

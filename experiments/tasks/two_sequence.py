@@ -7,9 +7,10 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from experiments.tasks import Batch
+from experiments.tasks import Batch, Picture
 
 NOISE = 0.2**0.5  # standard deviation of the noise in the input: variance 0.2
 TARGET_NOISE = 0.1**0.5  # of that on the targets of 3c: variance 0.1
@@ -108,6 +109,13 @@ class TwoSequence:
         """Always one of the two targets (exact): half misclassified, half of the distance between them."""
         (one, two), *_ = _RULES[self.variant]
         return {"solved": 0.0, "misclassified": 0.5, "mean_error": abs(one - two) / 2.0}
+
+    def picture(self, batch: Batch) -> Picture:
+        """The cells have to hold the mean of the first values."""
+        mean = np.mean(batch.x[:, : self.informative, 0], axis=1)
+        known = np.arange(batch.x.shape[1]) >= self.informative - 1
+        name = f"the mean of the first {self.informative} values" if self.informative > 1 else "the first value"
+        return Picture(memory=np.where(known, mean[:, None], np.nan), memory_name=name)
 
     def _draw(self, key: Array, batch_size: int) -> Batch:
         class_key, noise_key, length_key = jax.random.split(key, 3)
