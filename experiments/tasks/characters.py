@@ -123,11 +123,6 @@ class Characters:
         names = [repr(c)[1:-1] if c in "\n\t" else c for c in text().alphabet]
         return Picture(names, names, row=0, row_name="the first", steps=(WARMUP, WARMUP + 60))
 
-    def picture(self, batch: Batch) -> Picture:
-        """Some words behind the warm-up; nothing says what the cells have to hold."""
-        names = [{"\n": "¶", " ": "·"}.get(character, character) for character in text().alphabet]
-        return Picture(inputs=names, outputs=names, steps=(WARMUP, WARMUP + 60), row=0, row_name="the first row")
-
     def _batch(self, codes: Array) -> Batch:
         return Batch(jax.nn.one_hot(codes[:, :-1], self.input_size, dtype=jnp.float32), codes[:, 1:])
 
