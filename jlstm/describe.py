@@ -92,11 +92,11 @@ def explain(
         '[B, 3]'
     """
     checks.instance("spec", spec, LSTM, Bidirectional, Stack)
-    checks.positive_int("input_size", input_size)
-    for name, value in (("timesteps", timesteps), ("batch_size", batch_size)):
-        if value is not None:
-            checks.positive_int(name, value)
-    return Explanation(Asked(spec, int(input_size), timesteps, batch_size))
+    sizes = {"input_size": input_size, "timesteps": timesteps, "batch_size": batch_size}
+    for name, value in sizes.items():
+        if value is not None or name == "input_size":
+            sizes[name] = checks.positive_int(name, value)  # Python's int: NumPy's would not be plain data
+    return Explanation(Asked(spec, **sizes))
 
 
 def _text(section: Section) -> str:
@@ -121,7 +121,8 @@ def _html(section: Section) -> str:
         table = f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
         parts.append(f'<div style="overflow-x: auto">{table}</div>')
     for caption, picture in section.pictures:
-        parts.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{picture}</figure>")
+        told = f"<figcaption>{html.escape(caption)}</figcaption>{picture}"
+        parts.append(f'<figure style="overflow-x: auto">{told}</figure>')
     return "\n".join(parts)
 
 
@@ -132,7 +133,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .4rem; } p { margin: .3rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-figure { margin: 1rem 0; overflow-x: auto; } figcaption { font-weight: 600; margin-bottom: .4rem; }
+figure { margin: 1rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 """
 _PAGE = """<!doctype html>

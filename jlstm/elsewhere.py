@@ -10,8 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jlstm import named
 from jlstm.compose import Bidirectional, Stack
 from jlstm.interop import flax, keras, onnx_export, onnx_writer, torch
 from jlstm.layers import LSTM
@@ -27,6 +29,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "Bidirectional": {"merge_mode": "concat", "dtype": "float32"},
     "RNN": {"unroll": 1, "reverse": False, "keep_order": False},
 }  # fmt: skip
+_MERGES = {"ave": "lambda a, b: (a + b) / 2", None: "lambda a, b: (a, b)"}  # no function of jax
 _FLAX_CELL = flax.cell_options(LSTM(1))
 
 
@@ -45,15 +48,34 @@ class Noted:
     def __call__(self, *arguments: Any, **options: Any) -> "Noted":
         defaults = _DEFAULTS.get(self._text.rpartition(".")[2], {})
         told = [_told(a) for a in arguments]
-        told += [f"{k}={_told(v)}" for k, v in options.items() if k not in defaults or defaults[k] != v]
+        told += [f"{k}={_told(v)}" for k, v in options.items() if k not in defaults or not _same(defaults[k], v)]
         return Noted(f"{self._text}({', '.join(told)})")
 
     def __repr__(self) -> str:
         return self._text
 
 
+def _same(a: Any, b: Any) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)  # unroll=True is not unroll=1
+
+
 def _told(value: Any) -> str:
-    return value.__name__.strip("_") if callable(value) and not isinstance(value, Noted) else repr(value)
+    """Write an argument as Python, with the library that a function comes from."""
+    if isinstance(value, np.dtype):
+        return f"jnp.{value.name}"
+    if isinstance(value, Noted) or not callable(value):
+        return repr(value)
+    for merge_mode, text in _MERGES.items():
+        if value is flax.merges()[merge_mode][0]:
+            return text
+    name = getattr(value, "__name__", "")
+    for library, module in (("jax.nn", jax.nn), ("jnp", jnp)):
+        if getattr(module, name, None) is value:
+            return f"{library}.{name}"
+    for named_so, function in named.ACTIVATIONS.items():  # one that jax does not have
+        if function is value:
+            return f"jlstm.named.ACTIVATIONS[{named_so!r}]"
+    return f"jlstm.{value!r}" if isinstance(value, tuple(named.CLASSES.values())) else name or repr(value)
 
 
 def elsewhere(spec: Any, input_size: int) -> dict[str, str]:
@@ -87,16 +109,14 @@ def _keras(spec: Any, params: Any) -> str:
     library = Noted("keras")
     if not isinstance(spec, Stack):
         return repr(keras.empty_layer(library, spec, params))
-    layers: list[Noted] = []
-    for number, (layer, below) in enumerate(zip(spec.layers, params, strict=True)):
-        if number and spec.dropout:
-            layers.append(library.layers.Dropout(spec.dropout))
-        layers.append(keras.empty_layer(library, layer, below))
-    return repr(library.Sequential(layers))
+    return repr(library.Sequential(keras.layers_of_stack(library, spec, params, keras.empty_layer)))
 
 
 def _torch(spec: Any, params: Any) -> str:
-    text = repr(torch.empty_module(Noted("torch"), _with_sequences(spec), params))
+    library, spec_with = Noted("torch"), _with_sequences(spec)
+    module = torch.empty_module(library, spec_with, params)
+    dtype = torch.dtype_of(spec_with, params).name
+    text = repr(module if dtype == "float32" else module.to(getattr(library, dtype)))
     if spec.return_sequences:
         return text
     both = isinstance(_top(spec), Bidirectional)
@@ -116,12 +136,18 @@ def _flax(spec: Any, params: Any) -> str:
     both = isinstance(top := _top(spec), Bidirectional)
     if both and top.merge_mode not in ("concat", None):
         raise ValueError(f"return_sequences must be True with merge_mode={top.merge_mode!r}: nnx merges all steps")
-    return f"{text}, and of its outputs y {'y[:, -1] forwards, y[:, 0] backwards' if both else 'y[:, -1]'}"
+    if both:
+        last = "y[:, -1] forwards, y[:, 0] backwards"
+    else:
+        last = "y[:, 0]" if top.go_backwards and top.keep_order else "y[:, -1]"
+    return f"{text}, and of its outputs y {last}"
 
 
 def _onnx(spec: Any, params: Any) -> str:
     nodes = []
-    for level in onnx_export.levels_of(spec, params, ""):
+    levels = list(onnx_export.levels_of(spec, params, ""))
+    onnx_export.dtype_of(levels)  # for its errors
+    for level in levels:
         onnx_export.check_level(level, level.parts[0].params.kernel.shape[0], lengths=False, last=True)
         attributes = onnx_writer.attributes_of(level)
         merge = level.merge_mode

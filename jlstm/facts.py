@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import numpy as np
 from jlstm.compose import Bidirectional, Stack
 from jlstm.layers import LSTM
 from jlstm.paths import flatten, params_like, state_like
-from jlstm.types import GATES, PEEPHOLES
+from jlstm.types import GATES, PEEPHOLES, wider_dtype
 
-GATE_NAMES = {"i": "input gate", "f": "forget gate", "g": "candidate", "o": "output gate"}
+GATE_NAMES = {"g": "candidate"} | {
+    gate: f"{word} gate" for gate, word in (("i", "input"), ("f", "forget"), ("o", "output"))
+}
 _ROLES = {
     "kernel": "what the gates read of x",
     "recurrent_kernel": "what the gates read of h, the output of the step before",
@@ -94,6 +97,12 @@ class Layer:
         return tuple(made)
 
     @property
+    def state_dtype(self) -> np.dtype:
+        """The dtype of its state as initial_state makes it, and of its gates."""
+        dtypes = self.spec.param_dtype, self.spec.dtype or self.spec.param_dtype, "float32"
+        return np.dtype(reduce(wider_dtype, dtypes))
+
+    @property
     def unread(self) -> str | None:
         """The gate whose slices the variant leaves unread; they keep their place and are counted."""
         variant = self.spec.variant
@@ -119,17 +128,63 @@ class Layer:
 
         Products: x @ kernel, h @ recurrent_kernel and the projection, a multiplication and an addition for each
         weight. Elementwise: the sum of both products and the bias [4N each], c' = f∘c + i∘g [3N], h = o∘φ(c) [N], and
-        6N for peepholes.
+        6N for peepholes, N for 1 - f or 1 - i.
         """
         spec, N, P = self.spec, self.spec.units, self.spec.output_size
         products = 2 * 4 * N * (self.input_size + P) + (2 * N * P if spec.variant.projection else 0)
         gates = 4 + 4 * spec.use_bias + (3 if spec.variant.forget_gate else 2) + 1 + 6 * spec.variant.peephole
+        gates += spec.variant.coupled is not None
         return Operations(products, gates * N, (5 - (self.unread is not None)) * N)
 
     @property
     def kept(self) -> int:
         """Numbers that training keeps of one time step of one row until the backward pass: gates, cell, output."""
         return 5 * self.spec.units + self.spec.output_size
+
+
+@dataclass(frozen=True)
+class Level:
+    """A layer of a stack with all its nested stacks opened, and what it reads.
+
+    turned: whether index k of its input belongs to x[:, T-1-k]: a layer below returned its outputs in the order of
+        processing. seen: what of x its input at the place of x[:, t] hangs on: "own", x[:, t] alone; "before", x[:, 0]
+        to x[:, t]; "after", x[:, t] to the end; "all".
+    """
+
+    spec: LSTM | Bidirectional
+    turned: bool
+    seen: str
+
+    def backwards(self, one: LSTM) -> bool:
+        """Whether `one`, an LSTM of this level, goes from the end of x to its start."""
+        return one.go_backwards != self.turned
+
+    def seen_by(self, one: LSTM) -> str:
+        """What of x the output of `one` hangs on, in the words of `seen`."""
+        way = "after" if self.backwards(one) else "before"
+        return way if self.seen in ("own", way) else "all"
+
+    @property
+    def above(self) -> tuple[bool, str]:
+        """turned and seen of its outputs."""
+        if isinstance(self.spec, Bidirectional):
+            return self.turned, "all"
+        return self.turned != (self.spec.go_backwards and not self.spec.keep_order), self.seen_by(self.spec)
+
+
+def levels_of(spec: Any) -> list[Level]:
+    """Go through the layers of a spec from the bottom; the two of a Bidirectional are of one level."""
+    levels: list[Level] = []
+
+    def add(spec: Any) -> None:
+        if isinstance(spec, Stack):
+            for layer in spec.layers:
+                add(layer)
+        else:
+            levels.append(Level(spec, *(levels[-1].above if levels else (False, "own"))))
+
+    add(spec)
+    return levels
 
 
 def layers_of(spec: Any, input_size: int, path: str = "") -> Iterator[Layer]:
@@ -164,13 +219,14 @@ def state_size(spec: Any) -> int:
     return sum(int(np.prod(a.shape)) for a in flatten(state_like(spec, 1)).values())
 
 
-def kept_numbers(layers: list[Layer], timesteps: int) -> int:
-    """Numbers that training keeps of one row over a whole sequence: of all steps, or with remat_every of some."""
+def kept_bytes(layers: list[Layer], timesteps: int) -> int:
+    """Bytes that training keeps of one row over a whole sequence: of all steps, or with remat_every of some."""
     total = 0
     for layer in layers:
         every = layer.spec.remat_every
         if every is None or every >= timesteps:
-            total += layer.kept * timesteps
+            numbers = layer.kept * timesteps
         else:  # the state at each k-th step, and all of k steps while they are computed again
-            total += (layer.spec.units + layer.spec.output_size) * -(-timesteps // every) + layer.kept * every
+            numbers = (layer.spec.units + layer.spec.output_size) * -(-timesteps // every) + layer.kept * every
+        total += numbers * layer.state_dtype.itemsize
     return total

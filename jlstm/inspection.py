@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jlstm import cell, checks
 from jlstm.compose import Bidirectional, Stack
 from jlstm.layers import LSTM
-from jlstm.types import Directions, DropoutMasks, LSTMParams, LSTMState
+from jlstm.types import GATES, Directions, DropoutMasks, LSTMParams, LSTMState
 
 
 @jax.tree_util.register_dataclass
@@ -117,8 +117,7 @@ def _steps(
         if keep is not None:
             new = _where(keep, new, state)
             gates = [jnp.where(keep[:, None], gate, jnp.nan) for gate in gates]
-        i, f, g, o = gates
-        return new, LSTMTrace(i, f, g, o, new.c, new.h)
+        return new, LSTMTrace(c=new.c, h=new.h, **dict(zip(GATES, gates, strict=True)))
 
     inputs = jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), (x, mask, reset))
     with jax.named_scope("lstm_inspect"):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jlstm.compose import Bidirectional, Stack
-from jlstm.facts import Layer
+from jlstm.facts import GATE_NAMES, Layer, levels_of
 from jlstm.layers import LSTM
 from jlstm.svg import BLUE, GREEN, GREY, INK, ORANGE, Canvas
 from jlstm.types import GATES
@@ -17,9 +17,8 @@ def block(layer: Layer) -> str:
     spec, v = layer.spec, layer.spec.variant
     N, P, D = spec.units, spec.output_size, layer.input_size
     draw = Canvas(760, 400, f"One time step of {spec!r}: gates, cell and output, with the width of every wire")
-    x_of: dict[str, int] = {"f": 200, "i": 320, "g": 440, "o": 590}
-    if not v.forget_gate:
-        del x_of["f"]
+    x_of: dict[str, int] = {"f": 200} if v.forget_gate else {}
+    x_of |= {"i": 320, "g": 440, "o": 590}
     cell, bus = 60, 305
 
     # c goes through along the top, x and h come in along the bottom.
@@ -37,8 +36,7 @@ def block(layer: Layer) -> str:
         dashed = gate == follows[0]
         draw.box(x - 48, 200, 96, 46, color=color, dashed=dashed)
         draw.text(x, 215, f"1 - {follows[1]}" if dashed else f"{'φ' if gate == 'g' else 'σ'}", size=14, bold=True)
-        name = {"i": "input gate", "f": "forget gate", "g": "candidate", "o": "output gate"}[gate]
-        draw.text(x, 233, f"{gate}: {name}", size=11)
+        draw.text(x, 233, f"{gate}: {GATE_NAMES[gate]}", size=11)
         if not dashed:
             draw.line((x, bus), (x, 246))
             draw.dot(x, bus)
@@ -120,7 +118,7 @@ def units(layer: Layer) -> str:
             for k in range(1, drawn):
                 at = y + k * height / drawn
                 draw.line((x, at), (x + width, at), color=GREY, arrow=False, width=0.4)
-            if name == "recurrent_kernel":
+            if name == "recurrent_kernel" and not faded:
                 draw.box(x, y, width, height / drawn, color=STATE, fill=STATE, opacity=0.3, round_=0)
         if spec.use_bias:
             draw.box(x, 268, width, 14, color=GATE_COLORS[gate], dashed=faded, round_=2)
@@ -145,7 +143,7 @@ def units(layer: Layer) -> str:
 
 def over_time(spec: Any, timesteps: int | None) -> str:
     """Draw the layer unrolled: the same weights at every step, the state running through, which outputs come back."""
-    lanes = _lanes(spec)
+    lanes, levels = _lanes(spec), levels_of(spec)
     last = "T-1" if timesteps is None else str(timesteps - 1)
     if timesteps is not None and timesteps <= 5:
         steps: list[str | None] = [str(t) for t in range(timesteps)]
@@ -161,9 +159,9 @@ def over_time(spec: Any, timesteps: int | None) -> str:
     x_of = [left + column * (k + 0.5) for k in range(len(steps))]
     for x, step in zip(x_of, steps, strict=True):
         draw.text(x, bottom + 14, f"x[:, {step}]" if step is not None else "…", bold=step is not None)
-    for number, (name, one, _) in enumerate(lanes):
+    for number, (name, one, level) in enumerate(lanes):
         y = y_of[number]
-        back = one.go_backwards
+        back = levels[level].backwards(one)
         order = list(reversed(x_of)) if back else x_of
         start = order[0] + (44 + 46) * (1 if back else -1)
         edge = 38
@@ -188,8 +186,11 @@ def over_time(spec: Any, timesteps: int | None) -> str:
     return str(draw)
 
 
-def calls(units: int) -> str:
-    """Draw what each option of a call changes for a layer of so many units: the carry, the outputs, the order."""
+def calls(units: int, zeroed: bool = False) -> str:
+    """Draw what each option of a call changes for a layer of so many units: the carry, the outputs, the order.
+
+    zeroed: whether outputs at masked steps are zeros.
+    """
     draw = Canvas(760, 500, "What return_sequences, go_backwards, stateful, mask and reset change")
     panels = ("return_sequences=True", "go_backwards=True", "the state passed on (stateful)", "mask[:, 1] = False",
               "reset[:, 1] = True", "the same weights at every step")  # fmt: skip
@@ -197,7 +198,7 @@ def calls(units: int) -> str:
         "every h comes back, not the last one alone",
         "reading from the end; the outputs in that order",
         "the second call goes on where the first one ended",
-        "the state passes by, the output is repeated",
+        f"the state passes by, the output is {'zeros' if zeroed else 'repeated'}",
         "the state is replaced by zeros before the step",
         "so T may differ from call to call",
     )
@@ -213,7 +214,7 @@ def calls(units: int) -> str:
             draw.text(x, y + 48, f"x[:, {k}]", size=10)
             draw.line((x, y + 40), (x, y + 16))
             last = k == (0 if back else 2)
-            returned = number == 0 or last or number in (1, 3, 4)
+            returned = number == 0 or last or number in (1, 3, 4) or (number == 2 and k == 0)  # call 1 ends there
             draw.line((x, y - 16), (x, y - 36), dashed=not returned, color=INK if returned else GREY)
         ends = [x_of[0] - 55, *x_of, x_of[2] + 55]
         for k in range(4):
@@ -267,7 +268,7 @@ def _feeds(draw: Canvas, lanes: Any, number: int, x_of: Any, steps: Any, y_of: A
         if number == first:
             draw.line((x, source), (x, y_of[number] + 20))
         else:  # past the box of the forward lane
-            foot = source - (4 if not under else 0)
+            foot = source - (0 if len(under) == 2 else 4)
             draw.line((x, foot), (x + 48, foot), (x + 48, y_of[number] + 34), (x + 10, y_of[number] + 34),
                       (x + 10, y_of[number] + 20))  # fmt: skip
         below_pair = len(under) == 2 and number == first
@@ -285,6 +286,8 @@ def _join(draw: Canvas, x: float, lower: float, upper: float) -> None:
 def _outputs(draw: Canvas, lanes: Any, x_of: Any, steps: Any, y_of: Any, spec: Any) -> None:
     """Arrows to the outputs that come back; dotted where one is computed and not returned."""
     level = lanes[-1][2]
+    found = levels_of(spec)[-1]
+    back, turned = found.backwards(lanes[-1][1]), found.above[0]
     top = [k for k, lane in enumerate(lanes) if lane[2] == level]
     upper, both = y_of[top[-1]], len(top) == 2
     for place, (x, step) in enumerate(zip(x_of, steps, strict=True)):
@@ -293,23 +296,24 @@ def _outputs(draw: Canvas, lanes: Any, x_of: Any, steps: Any, y_of: Any, spec: A
         last = place == len(steps) - 1
         if both:
             _join(draw, x, y_of[top[0]], upper)
-        returned = spec.return_sequences or both or (place == 0 if lanes[-1][1].go_backwards else last)
+        returned = spec.return_sequences or both or (place == 0 if back else last)
         if both and not spec.return_sequences:
             returned = False
         draw.line(
             (x, upper - (36 if both else 20)), (x, upper - 52), dashed=not returned, color=INK if returned else GREY
         )
         if returned and (spec.return_sequences or not both):
-            draw.text(x, upper - 62, _output_name(lanes[-1][1], step, steps, spec, both), bold=True)
+            draw.text(x, upper - 62, _output_name(step, steps, spec, turned), bold=True)
     if both and not spec.return_sequences:
-        draw.text((x_of[0] + x_of[-1]) / 2, upper - 62, "y: forward after the last step, backward after the first",
-                  bold=True)  # fmt: skip
+        ends = ("first", "last") if turned else ("last", "first")
+        words = "y: forward after the {} step, backward after the {}".format(*ends)
+        draw.text(max((x_of[0] + x_of[-1]) / 2, 200), upper - 62, words, bold=True)  # not past the left edge
 
 
-def _output_name(top: LSTM, step: str, steps: Any, spec: Any, both: bool) -> str:
+def _output_name(step: str, steps: Any, spec: Any, turned: bool) -> str:
     if not spec.return_sequences:
         return "y"
-    if top.go_backwards and not top.keep_order and not both:
+    if turned:
         known = [s for s in steps if s is not None]
         if all(s.isdigit() for s in known):
             return f"y[:, {int(known[-1]) - int(step)}]"

@@ -1,15 +1,16 @@
 """The parts of an explanation, in words: layer, weights, parameters, shapes, times, state, cost, other libraries."""
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from jlstm import checks, pictures
 from jlstm.backends.dispatch import which_backend
 from jlstm.compose import Bidirectional, Stack
-from jlstm.facts import GATE_NAMES, Layer, bytes_of, kept_numbers, layers_of, state_size
+from jlstm.facts import GATE_NAMES, Layer, bytes_of, kept_bytes, layers_of, levels_of, state_size
 from jlstm.layers import LSTM
 from jlstm.paths import flatten, state_like
-from jlstm.types import GATES, Directions
+from jlstm.types import GATES, PEEPHOLES, Directions, wider_dtype
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ def the_layer(asked: Asked, layers: list[Layer]) -> Section:
             f"{where}{_count(N, 'unit')}, so for each row of the batch {width}, and at each time step every gate and "
             f"the candidate have {_count(N, 'value')}; a step reads {_count(layer.input_size, 'number')} of x."
         )
-    for equations in dict.fromkeys(tuple(_equations(layer.spec)) for layer in layers):
-        lines += equations
+    equations: dict[tuple[str, ...], list[str]] = {}
+    for layer in layers:
+        equations.setdefault(tuple(_equations(layer.spec)), []).append(layer.path)
+    for told, paths in equations.items():
+        lines += [*([f"{', '.join(paths)}:"] if len(equations) > 1 else []), *told]
     drawn = {(layer.spec.units, layer.spec.variant, layer.input_size): layer for layer in reversed(layers)}
     blocks = [
         (f"One time step{_of(layer)}: the width of every wire.", pictures.block(layer)) for layer in drawn.values()
@@ -69,10 +73,11 @@ def _equations(spec: LSTM) -> list[str]:
     if v.output_activation is not None:
         names["φ_h"] = v.output_activation
     bias = {gate: f" + b_{gate}" if spec.use_bias else "" for gate in GATES}
-    peep = {"i": " + p_i ∘ c", "f": " + p_f ∘ c", "g": "", "o": " + p_o ∘ c'"}
+    read = {"o": "c'"}  # the other peepholes read the cell before the step
+    peep = {gate: f" + p_{gate} ∘ {read.get(gate, 'c')}" for gate in PEEPHOLES if v.peephole}
     lines = []
     for gate in GATES:
-        inner = f"x W_{gate} + h U_{gate}{bias[gate]}{peep[gate] if v.peephole else ''}"
+        inner = f"x W_{gate} + h U_{gate}{bias[gate]}{peep.get(gate, '')}"
         if v.preact_clip is not None:
             inner = f"clip({inner}, ±{v.preact_clip:g})"
         text = f"{'φ' if gate == 'g' else 'σ'}({inner})"
@@ -94,7 +99,7 @@ def _equations(spec: LSTM) -> list[str]:
 
 def weights(layers: list[Layer]) -> Section:
     many = len(layers) > 1
-    head = (*(["layer"] if many else []), "weight", "axes", "shape", "gates along 4N", "parameters", "what it is")
+    head = (*(["layer"] if many else []), "weight", "axes", "shape", "slices of the gates", "parameters", "what it is")
     rows: list[tuple[str, ...]] = [head]
     for layer in layers:
         for weight in layer.weights:
@@ -103,11 +108,13 @@ def weights(layers: list[Layer]) -> Section:
             axes = f"[{', '.join(weight.axes)}]"
             cells = (weight.name, axes, shape, slices, f"{weight.count:,}", weight.role)
             rows.append((*([layer.path] if many else []), *cells))
-    gates = ", ".join(f"{gate} {name}" for gate, name in GATE_NAMES.items())
+    gates = ", ".join(f"{gate} {GATE_NAMES[gate]}" for gate in GATES)
     lines = [f"Gates: {gates}."]
     for gate in sorted({layer.unread for layer in layers if layer.unread}):
+        where = ", ".join(layer.path for layer in layers if layer.unread == gate and many)
         lines.append(
-            f"The slices of {gate} keep their place and are not read: the variant computes no {GATE_NAMES[gate]}."
+            f"The slices of {gate}{f' in {where}' if where else ''} keep their place and are not read: the variant "
+            f"computes no {GATE_NAMES[gate]} from them."
         )
     drawn = {(layer.spec.units, layer.spec.variant, layer.input_size): layer for layer in reversed(layers)}
     shown = [(f"The units in the weights{_of(layer)}.", pictures.units(layer)) for layer in drawn.values()]
@@ -151,32 +158,41 @@ def shapes(asked: Asked) -> Section:
 def times(asked: Asked) -> Section:
     T = asked.timesteps
     last = "T-1" if T is None else str(T - 1)
+    levels = levels_of(asked.spec)
+    top = levels[-1]
+    h = "h" if len(levels) == 1 else "h of the last layer"
+
+    def say(one: LSTM, name: str) -> str:
+        if not one.return_sequences:
+            return f"{name} is {h} after the last step read, x[:, {'0' if top.backwards(one) else last}]."
+        turned, seen = replace(top, spec=one).above
+        if seen == "all":
+            place, where = ("k", f"x[:, {last}-k], in the order of processing") if turned else ("t", "x[:, t]")
+            return f"{name}[:, {place}] is {h} at {where}; through the layers below it has all of x in it."
+        if seen == "before":
+            return f"{name}[:, t] is {h} after reading x[:, 0] up to x[:, t]."
+        down = f"after reading x[:, {last}] down to"
+        if turned:
+            return f"{name}[:, k] is {h} {down} x[:, {last}-k]: in the order of processing."
+        return f"{name}[:, t] is {h} {down} x[:, t]."
+
     lines = []
-
-    def say(spec: LSTM, name: str) -> str:
-        reads = "x[:, t], then down to x[:, 0]" if spec.go_backwards else "x[:, 0] up to x[:, t]"
-        if not spec.return_sequences:
-            return f"{name} is h after the last step read, x[:, {'0' if spec.go_backwards else last}]."
-        if spec.go_backwards and not spec.keep_order:
-            return f"{name}[:, k] is h after reading x[:, {last}] down to x[:, {last}-k]: in the order of processing."
-        if spec.go_backwards:
-            return f"{name}[:, t] is h after reading x[:, {last}] down to x[:, t]."
-        return f"{name}[:, t] is h after reading {reads}."
-
-    top = _top(asked.spec)
-    if isinstance(top, Bidirectional):
-        N = top.forward.output_size
+    spec = top.spec
+    if isinstance(spec, Bidirectional):
+        N = spec.forward.output_size
         halves = {"concat": (f"y[..., :{N}]", f"y[..., {N}:]"), None: ("y[0]", "y[1]")}
-        first, second = halves.get(top.merge_mode, ("the forward part", "the backward part"))
-        lines.append(say(top.forward, first))
-        lines.append(say(replace(top.backward, keep_order=True), second))
-        if top.merge_mode in ("sum", "mul", "ave"):
-            lines.append(f"y is the two by merge_mode {top.merge_mode!r}.")
+        first, second = halves.get(spec.merge_mode, ("forward", "backward"))
+        lines.append(say(spec.forward, first))
+        lines.append(say(replace(spec.backward, keep_order=True), second))
+        if spec.merge_mode in ("sum", "mul", "ave"):
+            lines.append(f"y is the two by merge_mode {spec.merge_mode!r}.")
     else:
-        lines.append(say(top, "y"))
-    width = asked.spec.output_size
+        lines.append(say(spec, "y"))
     if asked.spec.return_sequences:
-        lines.append(f"So there are {T or 'T'} outputs, one a time step, each of width {width}.")
+        width = f"of width {asked.spec.output_size}"
+        if isinstance(spec, Bidirectional) and spec.merge_mode is None:
+            width = f"a pair of widths {spec.forward.output_size} and {spec.backward.output_size}"
+        lines.append(f"So there are {T or 'T'} outputs, one a time step, each {width}.")
     else:
         lines.append("return_sequences=True would give the outputs of all time steps.")
     shown = ("The layer over time.", pictures.over_time(asked.spec, T))
@@ -185,14 +201,22 @@ def times(asked: Asked) -> Section:
 
 def state(asked: Asked) -> Section:
     one = state_size(asked.spec)
+    top = levels_of(asked.spec)[-1]
+    chunks = {
+        "before": "chunks of a sequence then give the numbers of the whole.",
+        "after": "chunks of a sequence, the last one first, then give the numbers of the whole.",
+        "all": "chunks of a sequence do not give the numbers of the whole here, since what is read from the end of a "
+        "chunk has not seen the chunks after it.",
+    }[top.above[1]]
+    spec = top.spec
+    zeroed = spec.return_sequences if isinstance(spec, Bidirectional) else spec.zero_output_for_mask
     return Section(
         "State",
         (
             f"{_count(one, 'number')} a row: h and c of every layer. It goes in and comes out of every call.",
-            "stateful=True is nothing but passing on the state that came out; chunks of a sequence then give the "
-            "numbers of the whole.",
+            f"stateful=True is nothing but passing on the state that came out; {chunks}",
         ),
-        pictures=(("What each option changes.", pictures.calls(_first_units(asked))),),
+        pictures=(("What each option changes.", pictures.calls(_first_units(asked), zeroed)),),
     )
 
 
@@ -210,12 +234,16 @@ def costs_of(asked: Asked) -> dict[str, int]:
         steps = asked.timesteps * asked.batch_size
         costs["flops_forward"] = step * steps
         costs["flops_training"] = (step + 2 * products) * steps
-        costs["bytes_kept"] = 4 * asked.batch_size * kept_numbers(layers, asked.timesteps)
+        costs["bytes_kept"] = asked.batch_size * kept_bytes(layers, asked.timesteps)
     return costs
 
 
 def costs(asked: Asked) -> Section:
     found = costs_of(asked)
+    layers = list(layers_of(asked.spec, asked.input_size))
+    remat = any(layer.spec.remat_every for layer in layers)
+    steps = "the steps of one chunk of remat_every, and the state before each chunk" if remat else "every step"
+    dtypes = " and ".join(dict.fromkeys(layer.state_dtype.name for layer in layers))
     lines = [
         f"One time step of one row: {found['flops_step']:,} multiplications and additions, "
         f"{found['activations_step']:,} values of activations.",
@@ -225,8 +253,8 @@ def costs(asked: Asked) -> Section:
         lines += [
             f"Forward: {_flops(found['flops_forward'])}. Training step: about {_flops(found['flops_training'])}, since"
             " the backward pass makes two products for each one.",
-            f"Training keeps {_bytes(found['bytes_kept'])} until the backward pass (gates, cell and output of every "
-            "step, in float32); the scan of xla about twice as much. Adam keeps twice the weights.",
+            f"Training keeps {_bytes(found['bytes_kept'])} until the backward pass (gates, cell and output of "
+            f"{steps}, in {dtypes}); the scan of xla about twice as much. Adam keeps twice the weights.",
         ]
     else:
         lines.append(
@@ -239,8 +267,14 @@ def costs(asked: Asked) -> Section:
 def backend_of(asked: Asked) -> list[str]:
     if asked.timesteps is None or asked.batch_size is None:
         return []
-    choice = which_backend(asked.spec, (asked.batch_size, asked.timesteps, asked.input_size))
     layers = list(layers_of(asked.spec, asked.input_size))
+    state_dtype = reduce(wider_dtype, [layer.state_dtype for layer in layers])
+    try:
+        choice = which_backend(
+            asked.spec, (asked.batch_size, asked.timesteps, asked.input_size), state_dtype=state_dtype
+        )
+    except ValueError as error:  # a backend asked for by name that cannot serve the call
+        return [f"none: {error}"]
     choices = _flat(choice)
     return [f"{f'{layer.path}: ' if layer.path else ''}{made}" for layer, made in zip(layers, choices, strict=True)]
 

@@ -74,6 +74,7 @@ class Canvas:
         title = html.escape(self._title)
         return (
             f'<svg viewBox="0 0 {self._width:g} {self._height:g}" width="{self._width:g}" role="img"'
-            f' aria-label="{title}" style="max-width: 100%; height: auto; display: block"'
+            f' aria-label="{title}" style="max-width: 100%; min-width: {min(self._width, 560):g}px; height: auto;'
+            f' display: block"'
             f' font-family="system-ui, sans-serif"><title>{title}</title>{"".join(self._parts)}</svg>'
         )

@@ -1,5 +1,6 @@
 """What explain says: counts, costs and times against arrays, against XLA, and against the live libraries."""
 
+import json
 import re
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -11,7 +12,7 @@ import pytest
 from conftest import peer
 
 import jlstm
-from jlstm import LSTM, Bidirectional, Stack, Variant, pictures
+from jlstm import LSTM, Bidirectional, Stack, Variant, named, pictures
 from jlstm.facts import Layer, layers_of
 
 B, T, D = 4, 5, 3
@@ -31,6 +32,10 @@ SPECS = {
     "summed": Bidirectional(LSTM(6), merge_mode="sum"),
     "pair": Bidirectional(LSTM(6, return_sequences=True), merge_mode=None),
     "stack": Stack((Bidirectional(LSTM(6, return_sequences=True)), LSTM(4)), dropout=0.5),
+    "nested": Stack((Stack((LSTM(6, return_sequences=True), LSTM(5, return_sequences=True))), LSTM(4)), dropout=0.5),
+    "over both": Stack((Bidirectional(LSTM(6, return_sequences=True)), LSTM(4, return_sequences=True))),
+    "turned": Stack((LSTM(6, return_sequences=True, go_backwards=True), LSTM(4, return_sequences=True))),
+    "turned, last": Stack((LSTM(6, return_sequences=True, go_backwards=True), LSTM(4))),
 }
 
 
@@ -101,6 +106,14 @@ def read_by(spec, t):
         ("kept order", "y[:, t] is h after reading x[:, 4] down to x[:, t].", 1, [1, 2, 3, 4]),
         ("plain", "y is h after the last step read, x[:, 4].", 0, [0, 1, 2, 3, 4]),
         ("backwards, last", "y is h after the last step read, x[:, 0].", 0, [0, 1, 2, 3, 4]),
+        ("turned", "y[:, k] is h of the last layer after reading x[:, 4] down to x[:, 4-k]:", 1, [3, 4]),
+        ("turned, last", "y is h of the last layer after the last step read, x[:, 0].", 0, [0, 1, 2, 3, 4]),
+        (
+            "over both",
+            "y[:, t] is h of the last layer at x[:, t]; through the layers below it has all of x in it.",
+            1,
+            [0, 1, 2, 3, 4],
+        ),
     ],
 )
 def test_times_of_outputs(name, sentence, index, steps):
@@ -113,6 +126,33 @@ def test_times_of_the_two_halves():
     assert "y[..., :6][:, t] is h after reading x[:, 0] up to x[:, t]." in text
     assert "y[..., 6:][:, t] is h after reading x[:, 4] down to x[:, t]." in text
     assert read_by(replace(SPECS["both"].backward, keep_order=True), 3) == [3, 4]
+    pair = Bidirectional(
+        LSTM(6, return_sequences=True), LSTM(4, return_sequences=True, go_backwards=True), merge_mode=None
+    )
+    assert f"{T} outputs, one a time step, each a pair of widths 6 and 4." in str(jlstm.explain(pair, D, T))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "cuts"),
+    [
+        ("sequences", "chunks of a sequence then give the numbers of the whole.", [slice(0, 2), slice(2, T)]),
+        ("turned", "chunks of a sequence, the last one first, then give the numbers", [slice(2, T), slice(0, 2)]),
+        ("both", "chunks of a sequence do not give the numbers of the whole here", None),
+        ("over both", "chunks of a sequence do not give the numbers of the whole here", None),
+    ],
+)
+def test_what_passing_on_the_state_gives(name, words, cuts):
+    spec = SPECS[name]
+    assert words in re.sub(r"\s+", " ", str(jlstm.explain(spec, D, T)))
+    params, x = spec.init(jax.random.key(0), D), jax.random.normal(jax.random.key(1), (1, T, D))
+    whole = spec.apply(params, spec.initial_state(1), x)[1]
+    for order in [cuts] if cuts else ([slice(0, 2), slice(2, T)], [slice(2, T), slice(0, 2)]):
+        state, pieces = spec.initial_state(1), []
+        for cut in order:
+            state, y = spec.apply(params, state, x[:, cut])
+            pieces.append(y)
+        same = any(np.allclose(np.concatenate(p, axis=1), whole, atol=1e-6) for p in (pieces, pieces[::-1]))
+        assert same == (cuts is not None)
 
 
 @pytest.mark.parametrize("name", ["sequences", "stack", "both", "all parts"])
@@ -176,10 +216,30 @@ def test_the_backend_is_that_of_which_backend():
     assert jlstm.explain(SPECS["stack"], D, T).data["backend"] == []
 
 
+def test_a_backend_that_cannot_serve_the_layer_is_told():
+    (told,) = jlstm.explain(LSTM(6, backend="cpu", remat_every=2), D, T, B).data["backend"]
+    assert told.startswith("none: backend must be")
+    assert "remat_every" in told
+
+
+def test_what_is_kept_has_the_dtype_of_the_state():
+    kept = {
+        dtype: jlstm.explain(LSTM(6, param_dtype=dtype), D, T, B).data["costs"]["bytes_kept"]
+        for dtype in ("bfloat16", "float32", "float64")
+    }
+    assert kept["float64"] == 2 * kept["float32"] == 2 * kept["bfloat16"]
+    assert "every step, in float64)" in re.sub(r"\s+", " ", str(jlstm.explain(LSTM(6, dtype="float64"), D, T, B)))
+
+
+def test_sizes_of_numpy_become_plain_data():
+    data = jlstm.explain(LSTM(6), np.int64(D), np.int64(T), np.int64(B)).data
+    assert json.loads(json.dumps(data)) == json.loads(json.dumps(jlstm.explain(LSTM(6), D, T, B).data))
+
+
 # --- the layer elsewhere -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plain", "backwards", "both", "both, last", "summed", "stack"])
+@pytest.mark.parametrize("name", ["plain", "backwards", "both", "both, last", "summed", "stack", "nested"])
 @pytest.mark.lenient
 def test_the_text_for_keras_makes_what_to_keras_makes(name):
     keras = peer("keras")
@@ -219,10 +279,55 @@ def test_the_text_for_torch_has_the_weights(name):
 def test_the_text_for_flax_has_the_weights(spec):
     nnx = peer("flax.nnx")
     data = jlstm.explain(spec, D).data
-    made = eval(
-        data["elsewhere"]["flax"].partition(", and of")[0], {"nnx": nnx, "rngs": nnx.Rngs(0), "relu": jax.nn.relu}
-    )
+    made = eval(data["elsewhere"]["flax"].partition(", and of")[0], {"nnx": nnx, "rngs": nnx.Rngs(0), "jax": jax})
     assert sum(a.size for a in jax.tree.leaves(nnx.state(made, nnx.Param))) == data["parameters"]
+
+
+@pytest.mark.parametrize(
+    "activation", ["gelu", "hard_sigmoid", "hard_sigmoid_keras2", "exponential", jlstm.HardSigmoid(alpha=0.3)]
+)
+def test_the_text_for_flax_names_the_function_that_to_nnx_takes(activation):
+    nnx = peer("flax.nnx")
+    text = jlstm.explain(LSTM(6, recurrent_activation=activation, dtype="bfloat16"), D).data["elsewhere"]["flax"]
+    names = {"nnx": nnx, "rngs": nnx.Rngs(0), "jax": jax, "jnp": jnp, "jlstm": jlstm}
+    made = eval(text.partition(", and of")[0], names)
+    z = jnp.linspace(-3, 3, 50)
+    expected = named.activation("activation", activation)(z)
+    np.testing.assert_array_equal(made.cell.gate_fn(z), expected)
+    assert made.cell.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("merge_mode", "expected"), [("ave", 2.5), ("mul", 6.0), ("sum", 5.0), (None, (2.0, 3.0))])
+def test_the_text_for_flax_merges(merge_mode, expected):
+    nnx = peer("flax.nnx")
+    spec = Bidirectional(LSTM(6, return_sequences=True), merge_mode=merge_mode)
+    text = jlstm.explain(spec, D).data["elsewhere"]["flax"]
+    made = eval(text, {"nnx": nnx, "rngs": nnx.Rngs(0), "jnp": jnp})
+    assert jax.tree.map(float, made.merge_fn(jnp.float32(2), jnp.float32(3))) == expected
+
+
+def test_the_last_output_of_flax_is_where_the_order_puts_it():
+    texts = [
+        jlstm.explain(LSTM(6, go_backwards=True, keep_order=keep), D).data["elsewhere"]["flax"]
+        for keep in (False, True)
+    ]
+    assert [text.rpartition(" ")[2] for text in texts] == ["-1]", "0]"]
+    unrolled = jlstm.explain(LSTM(6, unroll=True), D).data["elsewhere"]["flax"]
+    assert "unroll=True" in unrolled
+
+
+def test_dtypes_elsewhere_are_those_of_the_converters():
+    def told(**dtypes):
+        return jlstm.explain(LSTM(6, return_sequences=True, **dtypes), D).data["elsewhere"]
+
+    double = told(param_dtype="float64")
+    assert double["torch"] == "torch.nn.LSTM(3, 6, 1, batch_first=True).to(torch.float64)"
+    assert double["ONNX"].startswith("LSTM(")
+    half = told(param_dtype="bfloat16")
+    assert half["torch"].endswith(".to(torch.bfloat16)")
+    assert half["ONNX"].startswith("not there: the dtype of kernel")
+    mixed = told(dtype="bfloat16")
+    assert all(mixed[library].startswith("not there: dtype must be") for library in ("torch", "ONNX"))
 
 
 def test_the_text_for_onnx_is_in_the_model():
@@ -302,6 +407,7 @@ def test_the_block_has_the_gates_of_the_variant_and_the_widths():
         (SPECS["both"], 2, ["y[:, 0]", "y[:, 1]"]),
         (SPECS["both, last"], 2, ["y: forward after the last step, backward after the first"]),
         (SPECS["stack"], 100, ["y"]),
+        (SPECS["turned"], 3, ["y[:, 2]", "y[:, 1]", "y[:, 0]"]),
     ],
 )
 def test_the_layer_over_time_names_the_outputs_that_come_back(spec, steps, outputs):
@@ -311,6 +417,30 @@ def test_the_layer_over_time_names_the_outputs_that_come_back(spec, steps, outpu
     boxes = len(list(layers_of(spec, D))) * (shown - (shown == 4))
     assert sum(word.startswith("LSTM(") for word in found) == boxes
     assert found.count("state") == found.count("new state") == len(list(layers_of(spec, D)))
+
+
+def test_a_layer_over_one_that_turns_its_outputs_goes_the_other_way():
+    """Above x[:, 0] stands what reads the last output of the layer below: its new state is at that end."""
+    picture = ElementTree.fromstring(pictures.over_time(SPECS["turned"], 3))
+    places = [(node.text, float(node.get("x", 0))) for node in picture.iter() if node.tag.endswith("text")]
+    starts, ends = ([x for word, x in places if word == wanted] for wanted in ("state", "new state"))
+    assert starts[0] == starts[1] > ends[0] == ends[1]
+
+
+def test_masked_outputs_in_the_picture_are_those_of_the_spec():
+    for spec, told in (
+        (SPECS["plain"], "repeated"),
+        (LSTM(6, zero_output_for_mask=True), "zeros"),
+        (SPECS["both"], "zeros"),
+        (SPECS["both, last"], "repeated"),
+    ):
+        assert f"the state passes by, the output is {told}" in jlstm.explain(spec, D)._repr_html_()
+
+
+def test_equations_that_differ_name_their_layers():
+    text = str(jlstm.explain(Stack((LSTM(6, return_sequences=True), LSTM(6, activation="relu"))), D))
+    assert "\nlayers[0]:\n" in text
+    assert "\nlayers[1]:\n" in text
 
 
 @pytest.mark.parametrize(

@@ -223,7 +223,7 @@ def _named(function: Callable[..., Any]) -> str | Callable[..., Any]:
 
 
 def _merge_mode(merge: Callable[..., Any], flax: Any) -> str | None:
-    for mode, functions in {"concat": (flax.Bidirectional.merge_fn,), **_merges()}.items():
+    for mode, functions in {"concat": (flax.Bidirectional.merge_fn,), **merges()}.items():
         if any(merge is function for function in functions):
             return mode
     raise cannot_express("jlstm", "merge_fn", merge, "flax's own, jax.numpy.add or jax.numpy.multiply")
@@ -249,7 +249,7 @@ def assembled(spec: Any, params: Any, flax: Any, cell: Callable[[LSTM, LSTMParam
         return flax.Bidirectional(
             assembled(spec.forward, params.forward, flax, cell, f"{where}forward."),
             assembled(spec.backward, params.backward, flax, cell, f"{where}backward."),
-            **({} if spec.merge_mode == "concat" else {"merge_fn": _merges()[spec.merge_mode][0]}),
+            **({} if spec.merge_mode == "concat" else {"merge_fn": merges()[spec.merge_mode][0]}),
         )
     expected: dict[str, Any] = {"use_bias": True, "return_sequences": True, "zero_output_for_mask": False}
     require_plain(f"{flax.__name__}.RNN", spec, where, **expected)
@@ -330,7 +330,7 @@ def _nnx_weights(cell: Any, nnx: Any) -> list[tuple[str | None, Any, str]]:
     return made
 
 
-def _merges() -> dict[str | None, tuple[Callable[..., Any], ...]]:
+def merges() -> dict[str | None, tuple[Callable[..., Any], ...]]:
     """The functions that are a merge_mode other than "concat", flax's default; the first is what is written."""
     return {
         "sum": (jnp.add, operator.add, jax.lax.add),

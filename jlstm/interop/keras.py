@@ -125,9 +125,7 @@ def to_keras(spec: Spec, params: Any, *, return_state: bool = False) -> Any:
         return _layer(keras, spec, params, return_state)
     if return_state:
         raise cannot_express("keras.Sequential", "return_state", return_state, "False")
-    layers = _sequential(keras, spec, params)
-    if getattr(layers[-1], "merge_mode", "") is None:
-        raise cannot_express("keras.Sequential", "layers[-1].merge_mode", None, "a name")
+    layers = layers_of_stack(keras, spec, params, lambda *layer: _layer(*layer, return_state=False))
     model = keras.Sequential(layers)
     rnns = [getattr(a, name) for a in layers for name in ("forward_layer", "backward_layer") if hasattr(a, name)]
     if not any(getattr(a, "unroll", False) for a in layers + rnns):  # Keras cannot unroll an unknown number of steps
@@ -335,7 +333,19 @@ def _policy(target: str, spec: LSTM, params: LSTMParams) -> str:
     return keras_options.policy(target, spec.dtype, jnp.dtype(variable).name)
 
 
-def _sequential(keras: Any, spec: Stack, params: Any) -> list[Any]:
+def layers_of_stack(keras: Any, spec: Stack, params: Any, make: Callable[[Any, Any, Any], Any]) -> list[Any]:
+    """The layers of a keras.Sequential for a Stack; make: as empty_layer. Errors as to_keras."""
+    layers = _sequential(keras, spec, params, make)
+    if getattr(_last(spec), "merge_mode", "") is None:
+        raise cannot_express("keras.Sequential", "layers[-1].merge_mode", None, "a name")
+    return layers
+
+
+def _last(spec: Any) -> Any:
+    return _last(spec.layers[-1]) if isinstance(spec, Stack) else spec
+
+
+def _sequential(keras: Any, spec: Stack, params: Any, make: Callable[[Any, Any, Any], Any]) -> list[Any]:
     """The layers of a Stack and of those in it, with their Dropouts."""
     made = []
     for n, (layer, p) in enumerate(layers_and_params(spec, params)):
@@ -344,7 +354,7 @@ def _sequential(keras: Any, spec: Stack, params: Any) -> list[Any]:
             raise ValueError(f"params[{n}] must be of an input of width {below}, got one of {_input_size(p)}")
         if n and spec.dropout:
             made.append(keras.layers.Dropout(spec.dropout))
-        made += _sequential(keras, layer, p) if isinstance(layer, Stack) else [_layer(keras, layer, p, False)]
+        made += _sequential(keras, layer, p, make) if isinstance(layer, Stack) else [make(keras, layer, p)]
     return made
 
 

@@ -58,7 +58,7 @@ def to_onnx(spec: LSTM | Bidirectional | Stack, params: Any, *, lengths: bool = 
     checks.boolean("lengths", lengths)
     checks.boolean("state", state)
     levels = list(levels_of(spec, params, ""))
-    writer = Writer(onnx, _dtype(levels), lengths, state)
+    writer = Writer(onnx, dtype_of(levels), lengths, state)
     D = levels[0].parts[0].params.kernel.shape[0]
     x = writer.start(D)
     for n, level in enumerate(levels):
@@ -90,7 +90,7 @@ def levels_of(spec: Any, params: Any, name: str) -> Iterator[Level]:
             yield from levels_of(layer, below, f"{name}layers[{n}].")
 
 
-def _dtype(levels: list[Level]) -> np.dtype:
+def dtype_of(levels: list[Level]) -> np.dtype:
     """The one dtype of all params, which is that of the computation too."""
     arrays = [
         (f"{part.name}{weight}", getattr(part.params, weight))

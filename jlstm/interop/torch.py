@@ -148,15 +148,13 @@ def to_torch_state_dict(spec: Spec, params: Any) -> dict[str, np.ndarray]:
         {'weight_ih_l0': (8, 3), 'weight_hh_l0': (8, 2), 'bias_ih_l0': (8,), 'bias_hh_l0': (8,)}
     """
     levels, _ = _levels(spec, params)
-    dtype = reduce(wider_dtype, [a.dtype for a in jax.tree.leaves(params)])
+    dtype = dtype_of(spec, params)
     made = {}
     for n, (layer, p) in enumerate(levels):
         pairs = (
             ((layer.forward, p.forward), (layer.backward, p.backward)) if isinstance(p, Directions) else ((layer, p),)
         )
-        for suffix, (lstm, weights) in zip(_SUFFIXES, pairs, strict=False):
-            if lstm.dtype not in (None, dtype.name):
-                raise cannot_express("torch.nn.LSTM", "dtype", lstm.dtype, f"None or {dtype}, the dtype of the params")
+        for suffix, (_, weights) in zip(_SUFFIXES, pairs, strict=False):
             arrays = {
                 "weight_ih": reorder(weights.kernel, GATES, TORCH_GATES).T,
                 "weight_hh": reorder(weights.recurrent_kernel, GATES, TORCH_GATES).T,
@@ -168,6 +166,16 @@ def to_torch_state_dict(spec: Spec, params: Any) -> dict[str, np.ndarray]:
                 arrays["weight_hr"] = np.asarray(weights.projection).T
             made |= {f"{k}_l{n}{suffix}": np.ascontiguousarray(a.astype(dtype)) for k, a in arrays.items()}
     return made
+
+
+def dtype_of(spec: Spec, params: Any) -> np.dtype:
+    """The one dtype of a torch.nn.LSTM, of all params and of the computation; errors as to_torch."""
+    dtype = reduce(wider_dtype, [a.dtype for a in jax.tree.leaves(params)])
+    for layer, _ in _levels(spec, params)[0]:
+        for lstm in (layer.forward, layer.backward) if isinstance(layer, Bidirectional) else (layer,):
+            if lstm.dtype not in (None, dtype.name):
+                raise cannot_express("torch.nn.LSTM", "dtype", lstm.dtype, f"None or {dtype}, the dtype of the params")
+    return dtype
 
 
 # --- from torch ----------------------------------------------------------------------------------------------------
