@@ -9,14 +9,15 @@ from functools import partial
 
 import jax
 
-jax.config.update("jax_num_cpu_devices", 4)
+if __name__ == "__main__":  # and not where doctests are looked for
+    jax.config.update("jax_num_cpu_devices", 4)
 
-import cases  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import AxisType, NamedSharding, PartitionSpec  # noqa: E402
+import cases
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jlstm import LSTM, Bidirectional, Stack  # noqa: E402
+from jlstm import LSTM, Bidirectional, Stack
 
 B, T, D, N = 8, 6, 3, 5
 LAYER = LSTM(N, return_sequences=True, backend="cpu")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_devices import assert_same_curve
+from test_split import assert_same_curve
 from toy import run, write_config
 
 from experiments import __main__ as cli
