@@ -53,7 +53,7 @@ def reproduce(rows: Sequence[str], console: Console, *, quick: bool = False, fre
             raise ConfigError("command line: none of these --rows has a [quick] version")
     names = rows if quick else ROWS
     experiments = {name: load(CONFIGS / f"{name}.toml", quick=quick) for name in names}
-    table = {name: Row(e, None if quick else _saved(name, e)) for name, e in experiments.items()}
+    table = {name: Row(e, None if quick else saved(name, e)) for name, e in experiments.items()}
     todo = [name for name in rows if fresh or table[name].result is None]
     failed = {}
     for name in todo:  # all of them before the first is trained
@@ -122,7 +122,7 @@ def _same(path: Path, experiment: Experiment) -> bool:
     return same and rundir.saved_environment(path).get("commit") == rundir.commit()
 
 
-def _saved(name: str, experiment: Experiment) -> dict[str, Any] | None:
+def saved(name: str, experiment: Experiment) -> dict[str, Any] | None:
     """Read a row's result, None where there is none for this config."""
     path = RESULTS / f"{name}.json"
     if not path.exists():

@@ -58,3 +58,8 @@ def test_each_config_opens_with_source_expectation_time_and_command():
         header = path.read_text().split("\n[", 1)[0].lower()
         for words in ("# source:", "# expected", "run time", "# command: python -m experiments train"):
             assert words in header, f"{path.name} must say {words!r}"
+
+
+@pytest.mark.parametrize("name", reproduce.ROWS)
+def test_the_result_that_is_kept_is_of_the_config_that_stands(name):
+    assert reproduce.saved(name, load(CONFIGS[0].parent / f"{name}.toml")) is not None
