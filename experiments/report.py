@@ -20,6 +20,7 @@ from experiments.config import Config, Experiment
 from experiments.model import ModelParams, build
 from experiments.rundir import MARKER, read_lines, saved_environment, write
 from experiments.train import make_predict
+from jlstm.describe import PAGE
 
 
 class Drawing(NamedTuple):
@@ -220,18 +221,4 @@ th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px soli
 .verdict { font-weight: 600; } .met { color: var(--good); } .missed { color: var(--bad); }
 figure { margin: 1rem 0 1.5rem; } figcaption { margin-bottom: .4rem; } figcaption p { margin: .2rem 0; }
 img { width: 100%; min-width: 30rem; max-width: 52rem; height: auto; background: #fff; border-radius: 6px; }
-"""
-
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
 """

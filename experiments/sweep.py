@@ -54,6 +54,11 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     seeds = [] if options.seeds is None else ["--train.seeds", options.seeds]
     experiment = configs.load(file, [*overrides, *seeds])
     base = _one_of(experiment, options.case, file)
+    if getattr(base.task, "held_out", None) == "test":
+        raise ConfigError(
+            f"{file}: [task] held_out must be 'validation' for a sweep, which would choose on the test rows; "
+            "add --task.held_out validation"
+        )
     if options.together < 1:
         raise ConfigError(f"command line: --together must be at least 1, got {options.together}")
     found = members(base, axes(options.grid, options.random), options.samples)

@@ -10,7 +10,6 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,6 +21,7 @@ from experiments import checkpoint, results
 from experiments.config import Config, ConfigError, Train, to_tables
 from experiments.devices import ONE, Devices
 from experiments.model import ModelParams, SequenceModel, build
+from experiments.optimizer import optimizer
 from experiments.profiling import Profiler
 from experiments.rundir import Lines, RunError, Stopped, Unwritten, read_lines
 from experiments.tasks import Batch
@@ -68,27 +68,6 @@ class Training(NamedTuple):
     evaluate: Callable[[ModelParams], Mapping[str, Array | np.ndarray]]
     sound: Callable[[np.ndarray], bool]
     done: Callable[[Any, list[dict[str, Any]]], bool]
-
-
-def optimizer(config: Config, inputs: Mapping[str, Array] | None = None) -> optax.GradientTransformation:
-    """Build the optimizer that `[optimizer]` describes; inputs stand for its numbers of the same names."""
-    part: Any = SimpleNamespace(**{**vars(config.optimizer), **(inputs or {})})
-    rate = part.learning_rate
-    if part.schedule == "cosine":
-        rate = optax.cosine_decay_schedule(rate, max(config.train.steps - part.warmup, 1))
-    if part.warmup:
-        after: Any = rate if callable(rate) else optax.constant_schedule(rate)
-        rising = optax.linear_schedule(0.0, part.learning_rate, part.warmup)
-        rate = optax.join_schedules([rising, after], [part.warmup])
-    make: dict[str, Callable[..., optax.GradientTransformation]] = {
-        "adam": optax.adam,
-        "adamw": functools.partial(optax.adamw, weight_decay=part.weight_decay),
-        "nadam": optax.nadam,
-        "rmsprop": optax.rmsprop,
-        "sgd": optax.sgd,
-    }
-    inner = make[part.name](rate)
-    return optax.chain(optax.clip_by_global_norm(part.clip), inner) if config.optimizer.clip else inner
 
 
 def init(config: Config) -> TrainState:

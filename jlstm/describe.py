@@ -62,7 +62,7 @@ class Explanation:
             OSError: it cannot be written.
         """
         title = html.escape(repr(self.asked.spec))
-        page = _PAGE.format(title=title, style=_STYLE, body=self._repr_html_())
+        page = PAGE.format(title=title, style=_STYLE, body=f"<h1>{title}</h1>\n{self._repr_html_()}")
         files.write(path, page.encode())
 
 
@@ -136,7 +136,7 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 figure { margin: 1rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem; }
 th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 """
-_PAGE = """<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -145,7 +145,6 @@ _PAGE = """<!doctype html>
 <style>{style}</style>
 </head>
 <body>
-<h1>{title}</h1>
 {body}
 </body>
 </html>

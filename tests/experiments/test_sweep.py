@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import jax
 import pytest
@@ -169,3 +170,12 @@ def test_of_a_comparison_one_case_is_swept(tmp_path, monkeypatch):
     status, _, err = run("sweep", config, "--grid", "model.units=3", "--case", "a")
     assert status == 2
     assert "sweep ranks its members by [target], and there is none" in err
+
+
+def test_members_are_not_chosen_on_the_test_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = Path(__file__).parents[2] / "configs" / "characters.toml"
+    status, _, err = run("sweep", config, "--grid", "model.units=8,16")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "held_out must be 'validation' for a sweep" in err
+    assert not (tmp_path / "runs").exists()
