@@ -78,7 +78,7 @@ def explain(
         batch_size: B, likewise.
 
     Returns:
-        An Explanation: print it, show it in a notebook, `save` it as a page, or take its `data`.
+        An Explanation to print, to show in a notebook, to `save` as a page, or to take the `data` of.
 
     Raises:
         TypeError, ValueError: a wrong type or size.

@@ -23,12 +23,12 @@ class LSTMTrace:
     the order of the layer's input, whatever the direction: with go_backwards, c[t-1] above reads c[t+1].
     """
 
-    i: Any  # [B, T, N]: input gate
-    f: Any  # [B, T, N]: forget gate
-    g: Any  # [B, T, N]: candidate
-    o: Any  # [B, T, N]: output gate
-    c: Any  # [B, T, N]: cell, after the step
-    h: Any  # [B, T, N], or [B, T, P] with a projection: output, after the step
+    i: Any  #: [B, T, N], input gate
+    f: Any  #: [B, T, N], forget gate
+    g: Any  #: [B, T, N], candidate
+    o: Any  #: [B, T, N], output gate
+    c: Any  #: [B, T, N], cell, after the step
+    h: Any  #: [B, T, N], or [B, T, P] with a projection; output, after the step
 
 
 def inspect(

@@ -1,0 +1,41 @@
+"""Sphinx's settings: `python -m sphinx -W docs build/docs` makes the pages. They load nothing from elsewhere."""
+
+from importlib.metadata import version as version_of
+
+project = "jlstm"
+author = "the authors of jlstm"
+version = release = version_of("jlstm")
+
+extensions = [
+    "myst_parser",  # the pages are Markdown, as they are read in a checkout
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["**.ipynb_checkpoints"]
+myst_heading_anchors = 4  # so that [text](page.md#a-heading) is checked
+suppress_warnings = ["myst.header"]  # the measured pages go from # to ###
+highlight_language = "none"  # commands and grammars; Python is marked as such, and doctests are recognised
+smartquotes = False  # quotes in docstrings are those of code
+default_role = "code"  # single backticks in docstrings
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say shapes and dtypes, which the types cannot
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+maximum_signature_line_length = 70
+add_module_names = False
+python_use_unqualified_type_names = True
+toc_object_entries_show_parents = "hide"
+
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+
+html_theme = "furo"
+html_title = "jlstm"
+html_static_path = ["_static"]
+html_css_files = ["extra.css"]
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
