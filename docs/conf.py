@@ -38,4 +38,14 @@ html_title = "jlstm"
 html_static_path = ["_static"]
 html_css_files = ["extra.css"]
 html_copy_source = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+
+
+def _without_blank_ends(app, name, source):
+    """A doctest needs an empty line before the fence that closes its block; a page does not show it."""
+    source[0] = source[0].replace("\n\n```\n", "\n```\n")
+
+
+def setup(app):
+    app.connect("source-read", _without_blank_ends)
