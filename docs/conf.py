@@ -34,6 +34,7 @@ copybutton_prompt_text = r">>> |\.\.\. "
 copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"  # furo's own underlines the names of modules
 html_title = "jlstm"
 html_static_path = ["_static"]
 html_css_files = ["extra.css"]

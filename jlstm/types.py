@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-GATES = ("i", "f", "g", "o")  # the order of the four slices along 4N
+GATES = ("i", "f", "g", "o")  #: the order of the four slices along 4N
 PEEPHOLES = ("i", "f", "o")  # the order of the rows of LSTMParams.peephole
 
 
