@@ -17,7 +17,7 @@ source_suffix = {".md": "markdown"}
 exclude_patterns = ["**.ipynb_checkpoints"]
 myst_heading_anchors = 4  # so that [text](page.md#a-heading) is checked
 suppress_warnings = ["myst.header"]  # the measured pages go from # to ###
-highlight_language = "none"  # commands and grammars; Python is marked as such, and doctests are recognised
+highlight_language = "text"  # commands and grammars; Python is marked as such, and doctests are recognised
 smartquotes = False  # quotes in docstrings are those of code
 default_role = "code"  # single backticks in docstrings
 
