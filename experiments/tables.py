@@ -14,7 +14,7 @@ from experiments.config import Config, Experiment, Paper
 from experiments.rundir import write
 
 INTRO = (
-    "The papers' figures are as cited, from memory of the papers. Success is the share of models (seeds) that meet the "
+    "The papers' figures are as cited, not checked against the papers line by line. Success is the share of models (seeds) that meet the "
     "criterion in the target column: the paper's where it has one, ours elsewhere. Sequences are batch x updates up to "
     "the first evaluation that meets it with every later one; training ends soon after all seeds have met it, where a "
     "row says so. Where evaluation sets are drawn, a second one is drawn from another key when training has ended: a "
