@@ -14,13 +14,13 @@ from experiments.config import Config, Experiment, Paper
 from experiments.rundir import write
 
 INTRO = (
-    "The papers' figures are as cited, not checked against the papers line by line. Success is the share of models (seeds) that meet the "
-    "criterion in the target column: the paper's where it has one, ours elsewhere. Sequences are batch x updates up to "
-    "the first evaluation that meets it with every later one; training ends soon after all seeds have met it, where a "
-    "row says so. Where evaluation sets are drawn, a second one is drawn from another key when training has ended: a "
-    "seed has to meet the criterion there too, and the measured values are of that set. Recipes were chosen on other "
-    "base seeds (0 to 30000) than the table's, 100000. They are today's (Adam, clipping, batches): what is compared is "
-    "what a user gets now."
+    "The papers' figures are as cited, not checked against the papers line by line. Success is the share of models "
+    "(seeds) that meet the criterion in the target column: the paper's where it has one, ours elsewhere. Sequences "
+    "are batch x updates up to the first evaluation that meets it with every later one; training ends soon after all "
+    "seeds have met it, where a row says so. Where evaluation sets are drawn, a second one is drawn from another key "
+    "when training has ended: a seed has to meet the criterion there too, and the measured values are of that set. "
+    "Recipes were chosen on other base seeds (0 to 30000) than the table's, 100000. They are today's (Adam, clipping, "
+    "batches): what is compared is what a user gets now."
 )
 HEAD = (
     "task", "paper reports (as cited)", "measured", "success", "sequences to success: median (range)", "training",
