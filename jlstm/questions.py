@@ -132,7 +132,7 @@ def _carry(asked: Asked) -> str:
         "the next."
     )
     if levels_of(asked.spec)[-1].above[1] == "all":
-        return f"{passed} With layers that read both ways chunks still do not give the numbers of the whole sequence."
+        return f"{passed} With layers that read both ways chunks do not give the numbers of the whole sequence."
     return passed
 
 
