@@ -32,6 +32,7 @@ def told(asked: Asked) -> list[str]:
     found, layers = costs_of(asked), asked.layers
     remat = any((layer.spec.remat_every or asked.timesteps or 1) < (asked.timesteps or 1) for layer in layers)
     steps = "the steps of one chunk of remat_every, and the state before each chunk" if remat else "every step"
+    copies = ", copies of x and y apart" if remat else ""
     dtypes = " and ".join(dict.fromkeys(layer.state_dtype.name for layer in layers))
     lines = [
         f"One time step of one row: {found['flops_step']:,} multiplications and additions, "
@@ -43,7 +44,8 @@ def told(asked: Asked) -> list[str]:
             f"Forward: {words.flops(found['flops_forward'])}. Training step: about "
             f"{words.flops(found['flops_training'])}, since the backward pass makes two products for each one.",
             f"Training keeps {words.in_bytes(found['bytes_kept'])} until the backward pass (gates, cell and output of "
-            f"{steps}, in {dtypes}); the scan of xla about twice as much. Adam keeps twice the weights.",
+            f"{steps}, in {dtypes}); the scan of xla about twice as much{copies}. Adam "
+            "keeps twice the weights.",
         ]
     else:
         lines.append(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jlstm import words
 from jlstm.compose import Bidirectional, Stack
 from jlstm.facts import GATE_NAMES, Layer, levels_of
 from jlstm.layers import LSTM
@@ -98,7 +99,7 @@ def units(layer: Layer) -> str:
     """Draw the weight matrices, with all that belongs to the first unit, and what its output feeds."""
     spec = layer.spec
     N, P, D = spec.units, spec.output_size, layer.input_size
-    draw = Canvas(570, 330, f"The {N} units of {spec!r} in its weights")
+    draw = Canvas(570, 330, f"The {words.count(N, 'unit')} of {spec!r} in its weights")
     left, width, gap = 112, 106, 8
     heights = {"kernel": (D, 60), "recurrent_kernel": (P, 110)}
     tops = {"kernel": 50, "recurrent_kernel": 140}
@@ -205,7 +206,7 @@ def calls(units: int, *, zeroed: bool = False, resets: bool = True) -> str:
     }
     if not resets:
         told["reset[:, 1] = True"] = "raises: read from its end, an episode has no start"
-    panels = [_call(title, words, units, number) for number, (title, words) in enumerate(told.items())]
+    panels = [_call(title, text, units, number) for number, (title, text) in enumerate(told.items())]
     if not resets:
         panels[_RESET] = _call("reset[:, 1] = True", told["reset[:, 1] = True"], units, None)
     style = "display: flex; flex-wrap: wrap; align-items: flex-start; gap: 12px 24px"
@@ -323,8 +324,8 @@ def _outputs(draw: Canvas, lanes: Any, x_of: Any, steps: Any, y_of: Any, spec: A
             draw.text(x, upper - 62, _output_name(step, steps, spec, turned), bold=True)
     if both and not spec.return_sequences:
         ends = ("first", "last") if turned else ("last", "first")
-        words = "y: forward after the {} step, backward after the {}".format(*ends)
-        draw.text(max((x_of[0] + x_of[-1]) / 2, 200), upper - 62, words, bold=True)  # not past the left edge
+        text = "y: forward after the {} step, backward after the {}".format(*ends)
+        draw.text(max((x_of[0] + x_of[-1]) / 2, 200), upper - 62, text, bold=True)  # not past the left edge
 
 
 def _output_name(step: str, steps: Any, spec: Any, turned: bool) -> str:

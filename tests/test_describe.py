@@ -200,6 +200,15 @@ def test_training_keeps_what_it_says(backend, times):
     assert 0.75 * times <= compiled_training(spec, 100).memory_analysis().temp_size_in_bytes / kept <= 1.25 * times
 
 
+def test_training_with_remat_keeps_what_it_says():
+    spec = LSTM(96, backend="xla", remat_every=50)
+    kept = jlstm.explain(spec, 32, 1000, 32).data["costs"]["bytes_kept"]
+    copies = 2 * 4 * 32 * 1000 * 32  # of x and of its gradient, time first
+    temporary = compiled_training(spec, 1000).memory_analysis().temp_size_in_bytes
+    assert 0.75 * 2 <= (temporary - copies) / kept <= 1.25 * 2
+    assert "twice as much, copies of x and y apart." in re.sub(r"\s+", " ", str(jlstm.explain(spec, 32, 1000, 32)))
+
+
 def test_remat_keeps_less():
     plain, remat = (jlstm.explain(LSTM(8, remat_every=k), D, 1000, 2).data["costs"]["bytes_kept"] for k in (None, 25))
     # A step keeps 4 gates, cell and output of 8 units; with remat h and c of 40 steps and 25 whole steps.
