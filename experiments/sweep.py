@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import config as configs
-from experiments import progress, ranking, report, results, rundir, sweep_plots, together, train
+from experiments import progress, ranking, report, results, rundir, scoring, sweep_plots, together
 from experiments.config import Config, ConfigError, Experiment
 from experiments.members import SAMPLES, Member, axes, groups, members
 from experiments.ranking import Goal, Result
@@ -119,7 +119,7 @@ def _goal(split: Sequence[Sequence[Member]], by: str | None, file: str) -> Goal:
     """Check every program before any work, and choose what ranks the members."""
     known: list[str] = []
     for group in split:
-        metrics, finals = train.check(group[0].config, file)
+        metrics, finals = scoring.check(group[0].config, file)
         # What success ends early has its final figures at its own end alone, where others go on.
         known = [*metrics, *(() if group[0].config.train.stop_after else finals)]
     return ranking.goal(split[0][0].config, by, known, file)

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import results, train
+from experiments import results, scoring, steps, train
 from experiments.config import Config
 from experiments.model import ModelParams
 from experiments.progress import Report
 from experiments.rundir import read_lines
-from experiments.train import TrainState
+from experiments.steps import TrainState
 
 Array = jax.Array
 INPUTS = ("learning_rate", "clip", "weight_decay")  # of [optimizer]
@@ -80,6 +80,7 @@ def training(configs: Sequence[Config]) -> train.Training:
         init=functools.partial(init, configs),
         call=make_call(configs),
         evaluate=make_evaluate(configs),
+        second=lambda params: {},  # members are compared, and chosen, by the first set
         sound=lambda losses: True,  # the call itself stops a config that is not
         done=_make_done(configs),
     )
@@ -96,16 +97,16 @@ def traced(configs: Sequence[Config]) -> dict[str, Array]:
 
 
 def init(configs: Sequence[Config]) -> Together:
-    """Draw the state of step 0; each config's part is what `train.init` draws for it."""
-    keys = jnp.concatenate([train.seed_keys(config.train) for config in configs])
-    return Together(train.init_from(configs[0], keys), jnp.zeros((len(configs),), jnp.int32))
+    """Draw the state of step 0; each config's part is what `steps.init` draws for it."""
+    keys = jnp.concatenate([steps.seed_keys(config.train) for config in configs])
+    return Together(steps.init_from(configs[0], keys), jnp.zeros((len(configs),), jnp.int32))
 
 
 def make_call(configs: Sequence[Config]) -> Callable[[Together, int], tuple[Together, Array]]:
-    """Build `call(state, end) -> (state, losses [steps_per_call, M * S])`, as `train.make_call`."""
+    """Build `call(state, end) -> (state, losses [steps_per_call, M * S])`, as `steps.make_call`."""
     config, members = configs[0], len(configs)
     seeds = config.train.seeds
-    one = jax.vmap(train.make_step(config), in_axes=(0, 0, 0, 0, 0, None, 0))
+    one = jax.vmap(steps.make_step(config), in_axes=(0, 0, 0, 0, 0, None, 0))
 
     def call(state: Together, end: Array, inputs: dict[str, Array]) -> tuple[Together, Array]:
         start = state.models.step
@@ -141,10 +142,12 @@ def make_call(configs: Sequence[Config]) -> Callable[[Together, int], tuple[Toge
 
 def make_evaluate(configs: Sequence[Config]) -> Callable[[ModelParams], dict[str, np.ndarray]]:
     """Build `evaluate(params) -> {metric: [M * S]}`, every config on the evaluation set of its own [train] seed."""
-    score, seeds = train.make_score(configs[0]), configs[0].train.seeds
+    score, seeds = scoring.make_score(configs[0]), configs[0].train.seeds
     bases = [config.train.seed for config in configs]
     draw = jax.jit(configs[0].task.evaluation)
-    batches = {base: draw(train.evaluation_key(config.train.seed)) for base, config in zip(bases, configs, strict=True)}
+    batches = {
+        base: draw(scoring.evaluation_key(config.train.seed)) for base, config in zip(bases, configs, strict=True)
+    }
     rows = {base: np.flatnonzero(np.repeat(np.equal(bases, base), seeds)) for base in batches}
 
     def evaluate(params: ModelParams) -> dict[str, np.ndarray]:

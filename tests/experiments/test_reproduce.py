@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from toy import run, write_config
 
-from experiments import reproduce, rundir, train
+from experiments import reproduce, rundir, tables, train
 from experiments.config import load
 
 PAPER = """
@@ -66,7 +66,7 @@ def test_a_row_is_run_once_and_told_with_all_that_stands_behind_it(place, monkey
     assert cells[0] == "a toy ! of T numbers"
     assert cells[1] == "never (nobody 1997)"
     assert cells[3:5] == ["2 of 2", "20 (20 to 20)"]
-    assert cells[5] == "20 updates of 4, scored every 5; loss on the last step"
+    assert cells[5] == "20 updates of 4, scored every 5 and once on a second set; loss on the last step"
     assert cells[6] == "mse below 9 within 20 sequences: met"
     assert "other: a" in table()
     assert "not run" in table()
@@ -168,3 +168,12 @@ def test_an_unknown_row_and_a_foreign_result_are_named(place):
     status, _, err = run("reproduce")
     assert status == 2
     assert "toy.json is no result of ours" in err
+
+
+def test_final_figures_stand_with_the_row(place):
+    assert run("reproduce", "--rows", "toy")[0] == 0
+    found = row()
+    found["cases"][""]["final"] = {"test MSE/AR(9)": 379.9159, "test MSE/persistence": 1116.566}
+    tables.save({"toy": tables.Row(load(reproduce.CONFIGS / "toy.toml"), found)}, reproduce.RESULTS, quick=False)
+    for text in (table(), reproduce.RESULTS.with_suffix(".html").read_text()):
+        assert "test MSE/AR(9): 379.9; test MSE/persistence: 1117" in text
