@@ -127,14 +127,19 @@ def _html(section: Section) -> str:
         parts.append(f"<dl>{told}</dl>")
     if section.table:
         head, *rows = section.table
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        table = f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        body = f"<thead>{_row('th', head)}</thead><tbody>{''.join(_row('td', row) for row in rows)}</tbody>"
+        table = f'<table style="color: inherit">{body}</table>'
         parts.append(f'<div style="overflow-x: auto">{table}</div>')
     for caption, picture in section.pictures:
         told = f"<figcaption>{html.escape(caption)}</figcaption>{picture}"
         parts.append(f'<figure style="overflow-x: auto">{told}</figure>')
     return "\n".join(parts)
+
+
+def _row(kind: str, cells: tuple[str, ...]) -> str:
+    """A row of th or td, with what notebooks would otherwise decide."""
+    told = (f'<{kind} style="text-align: left">{html.escape(cell)}</{kind}>' for cell in cells)
+    return f"<tr>{''.join(told)}</tr>"
 
 
 _STYLE = """
