@@ -120,7 +120,7 @@ def check_level(level: Level, input_size: int, lengths: bool, *, last: bool) -> 
     first = level.parts[0]
     for part in level.parts:
         name, spec, variant = part.name, part.spec, part.spec.variant
-        checks.array(
+        checks.array_like(
             f"kernel of {name.removesuffix('.') or 'params'}",
             part.params.kernel,
             "floating",
