@@ -87,6 +87,10 @@ class Classification:
         right = jnp.argmax(outputs, axis=-1) == batch.target
         return {"accuracy": jnp.mean(right, dtype=jnp.float32), "nats": self.loss(outputs, batch)}
 
+    def of_test(self, name: str) -> bool:
+        """All metrics are of the rows that are held out."""
+        return self.held_out == "test"
+
 
 def require(module: str, package: str) -> str:
     """Give the folder of an installed package, without importing it.
