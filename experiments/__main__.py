@@ -38,12 +38,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say no more at the exit
-        return _fail("stdout was closed; the same command with --resume goes on from the last checkpoint", STOPPED)
+        return _fail(f"stdout was closed{_going_on(arguments)}", STOPPED)
     except Exception:
         traceback.print_exc()
         return CRASHED
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command with --resume goes on from the last checkpoint", INTERRUPTED)
+        return _fail(f"interrupted{_going_on(arguments)}", INTERRUPTED)
 
 
 def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -204,6 +204,15 @@ def _add_directory(parser: argparse.ArgumentParser, default: str) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on from the last checkpoint, to the same bits")
     how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
+
+
+def _going_on(arguments: Sequence[str]) -> str:
+    """Say how a command that was stopped goes on, where it can."""
+    if arguments[0] in ("train", "sweep"):
+        return "; the same command with --resume goes on from the last checkpoint"
+    if arguments[0] == "reproduce" and "--quick" not in arguments:
+        return "; the same command, without --fresh, goes on from the last checkpoint"
+    return ""
 
 
 def _fail(error: object, status: int) -> int:
