@@ -1,18 +1,14 @@
 """The toy's `sweep` on four devices, as a program: it tells where the models lie, and dies inside its second save.
 
-python swept_on_four.py sweep CONFIG ...
+JAX_NUM_CPU_DEVICES=4 python swept_on_four.py sweep CONFIG ...
 """
 
 import sys
 
 import jax
+import toy
 
-jax.config.update("jax_num_cpu_devices", 4)
-
-from toy import die_in_save  # noqa: E402  no device before it
-
-from experiments import __main__ as cli  # noqa: E402
-from experiments import together  # noqa: E402
+from experiments import together
 
 make = together.make_call
 
@@ -30,6 +26,7 @@ def telling(configs, axis):
     return told
 
 
-together.make_call = telling
-die_in_save(2)
-cli.main(sys.argv[1:])
+if __name__ == "__main__":
+    together.make_call = telling
+    toy.die_in_save(2)
+    toy.main(sys.argv[1:])

@@ -123,7 +123,8 @@ def test_four_devices_hold_a_share_each_and_two_go_on_to_the_same_numbers(whole,
     (_, config, *more), expected, _ = whole
     out = tmp_path / "out"
     program, command = Path(__file__).with_name("swept_on_four.py"), ("sweep", config, *more, "--out", out)
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(
         [sys.executable, program, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
     )
