@@ -14,11 +14,12 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from experiments import cases, checkpoint, distributed, report, reproduce, results, rundir, sweep, train
+from experiments import cases, checkpoint, distributed, report, reproduce, results, rundir, scoring, sweep, train
 from experiments import config as configs
 from experiments.config import ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
 from experiments.tasks.datasets import MissingPackage
+from experiments.train import plain_scores as plain
 
 OK, MISSED, UNUSABLE, STOPPED, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -71,12 +72,13 @@ def evaluate_command(options: argparse.Namespace) -> int:
     with rundir.clear_errors(path), rundir.locked(path):
         for name, config, folder in cases.runs(experiment, path):
             step, params = train.restore(config, folder)
-            scores = {k: v.tolist() for k, v in train.make_evaluate(config)(params).items()}
+            scores = scoring.make_scores(config)
             predict = report.predictor(config, params)
             final = config.task.final(predict) if hasattr(config.task, "final") else {}
             earlier = [line for line in rundir.read_lines(folder / "metrics.jsonl") if line["step"] < step]
-            lines = [*earlier, {"step": step, "loss": None, "losses": None, **scores}]
-            found[name], described[name] = results.summarise(config, lines, final, 0.0), config
+            lines = [*earlier, {"step": step, "loss": None, "losses": None, **plain(scores.evaluate(params))}]
+            summary = results.summarise(config, lines, final, 0.0, plain(scores.second(params)))
+            found[name], described[name] = summary, config
     steps = ", ".join(sorted({f"{summary['steps']:,}" for summary in found.values()}))
     cases.show(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
     return OK
@@ -104,7 +106,9 @@ def report_command(options: argparse.Namespace) -> int:
                 continue
             step, params = train.restore(config, folder)
             timing = rundir.read_lines(folder / "timing.jsonl", step)
-            sections[name] = report.finish(config, folder, params, step, timing[-1]["seconds"] if timing else 0.0)
+            seconds = timing[-1]["seconds"] if timing else 0.0
+            second = plain(scoring.make_scores(config).second(params))
+            sections[name] = report.finish(config, folder, params, step, seconds, second)
             if name:
                 cases.own_page(folder, name, config, sections[name])
         page = report.write_page(path, experiment, sections)

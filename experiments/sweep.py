@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import config as configs
-from experiments import progress, ranking, report, results, rundir, sweep_plots, together, train
+from experiments import progress, ranking, report, results, rundir, scoring, sweep_plots, together
 from experiments.config import Config, ConfigError, Experiment
 from experiments.members import SAMPLES, Member, axes, groups, members
 from experiments.model_axis import spread
@@ -121,7 +121,7 @@ def _goal(split: Sequence[Sequence[Member]], by: str | None, file: str) -> Goal:
     known: list[str] = []
     for group in split:
         config = group[0].config
-        metrics, finals = train.check(config, file)
+        metrics, finals = scoring.check(config, file)
         # What success ends early has its final figures at its own end alone, where others go on.
         found = [*metrics, *(() if config.train.stop_after else finals)]
         known = [name for name in found if not _of_test(config, name)]

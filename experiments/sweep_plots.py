@@ -104,7 +104,7 @@ def _panel(axis: Any, found: Sequence[Result], by: Goal, key: str, line: bool) -
         axis.margins(x=0.5 / len(set(places)))
     axis.set_xlabel(key)
     if line:
-        _say_above(axis, found, by, places if labels is not None else [])
+        _say_above(axis, found, by, places.tolist() if labels is not None else [])
 
 
 def _say_above(axis: Any, found: Sequence[Result], by: Goal, places: Sequence[float]) -> None:

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import results, train
+from experiments import results, scoring, steps, train
 from experiments.config import Config
 from experiments.model import ModelParams
 from experiments.model_axis import ModelAxis, spread
 from experiments.progress import Report
 from experiments.rundir import read_lines
-from experiments.train import TrainState
+from experiments.steps import TrainState
 
 Array = jax.Array
 INPUTS = ("learning_rate", "clip", "weight_decay")  # of [optimizer]
@@ -84,6 +84,7 @@ def training(configs: Sequence[Config], axis: ModelAxis) -> train.Training:
         init=functools.partial(init, configs),
         call=make_call(configs, axis),
         evaluate=make_evaluate(configs, axis),
+        second=lambda params: {},  # members are compared, and chosen, by the first set
         sound=lambda losses: True,  # the call itself stops a model that is not
         done=_make_done(configs),
     )
@@ -100,17 +101,17 @@ def traced(configs: Sequence[Config]) -> dict[str, Array]:
 
 
 def init(configs: Sequence[Config]) -> Together:
-    """Draw the state of step 0; each config's part is what `train.init` draws for it."""
-    keys = jnp.concatenate([train.seed_keys(config.train) for config in configs])
-    return Together(train.init_from(configs[0], keys), jnp.zeros(keys.shape, jnp.int32))
+    """Draw the state of step 0; each config's part is what `steps.init` draws for it."""
+    keys = jnp.concatenate([steps.seed_keys(config.train) for config in configs])
+    return Together(steps.init_from(configs[0], keys), jnp.zeros(keys.shape, jnp.int32))
 
 
 def make_call(configs: Sequence[Config], axis: ModelAxis) -> Callable[[Together, int], tuple[Together, Array]]:
-    """Build `call(state, end) -> (state, losses [steps_per_call, M * S])`, as `train.make_call`."""
+    """Build `call(state, end) -> (state, losses [steps_per_call, M * S])`, as `steps.make_call`."""
     config = configs[0]
-    one = jax.vmap(train.make_step(config), in_axes=(0, 0, 0, 0, 0, None, 0))
+    one = jax.vmap(steps.make_step(config), in_axes=(0, 0, 0, 0, 0, None, 0))
 
-    def steps(span: tuple[Array, Array], models: tuple, inputs: dict[str, Array]) -> tuple[tuple, Array]:
+    def take(span: tuple[Array, Array], models: tuple, inputs: dict[str, Array]) -> tuple[tuple, Array]:
         """Take the steps from span[0] to span[1] with the models of one device, whose keys and `bad` come last."""
         start, end = span
         *parts, key, bad = models
@@ -135,7 +136,7 @@ def make_call(configs: Sequence[Config], axis: ModelAxis) -> Callable[[Together,
         _, (*parts, bad), losses = jax.lax.while_loop(going, body, (start, (*parts, bad), losses))
         return (*parts, key, bad), losses
 
-    jitted, inputs = axis.jit(steps, donate_argnums=1), axis.place(traced(configs))
+    jitted, inputs = axis.jit(take, donate_argnums=1), axis.place(traced(configs))
 
     def call(state: Together, end: int) -> tuple[Together, Array]:
         (*parts, step), bad = state.models, state.bad
@@ -147,11 +148,11 @@ def make_call(configs: Sequence[Config], axis: ModelAxis) -> Callable[[Together,
 
 def make_evaluate(configs: Sequence[Config], axis: ModelAxis) -> Callable[[ModelParams], dict[str, np.ndarray]]:
     """Build `evaluate(params) -> {metric: [M * S]}`, every config on the evaluation set of its own [train] seed."""
-    one, seeds = train.make_score(configs[0]), configs[0].train.seeds
+    one, seeds = scoring.make_score(configs[0]), configs[0].train.seeds
     score = axis.jit(lambda batch, params: one(params, batch=batch))
     bases = [config.train.seed for config in configs]
     draw = jax.jit(configs[0].task.evaluation)
-    batches = {base: axis.whole(draw(train.evaluation_key(base))) for base in dict.fromkeys(bases)}
+    batches = {base: axis.whole(draw(scoring.evaluation_key(base))) for base in dict.fromkeys(bases)}
     rows = {base: np.flatnonzero(np.repeat(np.equal(bases, base), seeds)) for base in batches}
 
     def evaluate(params: ModelParams) -> dict[str, np.ndarray]:

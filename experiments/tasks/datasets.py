@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch
@@ -76,7 +77,7 @@ class Classification:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy in nats."""
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), batch.target[:, None], axis=1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target))
 
     def evaluation(self, key: Array) -> Batch:
         """All rows held out; the key chooses nothing."""

@@ -71,7 +71,7 @@ def test_a_row_is_run_once_and_told_with_all_that_stands_behind_it(place, monkey
     assert cells[0] == "a toy ! of T numbers"
     assert cells[1] == "never (nobody 1997)"
     assert cells[3:5] == ["2 of 2", "20 (20 to 20)"]
-    assert cells[5] == "20 updates of 4, scored every 5; loss on the last step"
+    assert cells[5] == "20 updates of 4, scored every 5 and once on a second set; loss on the last step"
     assert cells[6] == "mse below 9 within 20 sequences: met"
     assert "other: a" in table()
     assert "not run" in table()

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments import __main__ as cli
-from experiments import distributed, report, train
+from experiments import distributed, report, scoring, steps, train
 from experiments.tasks import TASKS, Batch
 
 CONFIG = """# The toy.
@@ -111,9 +111,9 @@ def compiled_once(function, copy=lambda value: value):
     return shared
 
 
-train.make_call = compiled_once(train.make_call)
-train.make_evaluate = compiled_once(train.make_evaluate)
-train.init = compiled_once(train.init, lambda state: jax.tree.map(lambda leaf: leaf.copy(), state))
+train.make_call = steps.make_call = compiled_once(steps.make_call)
+train.make_scores = scoring.make_scores = compiled_once(scoring.make_scores)
+train.init = steps.init = compiled_once(steps.init, lambda state: jax.tree.map(lambda leaf: leaf.copy(), state))
 report.make_predict = compiled_once(report.make_predict)
 
 # Its program and its pictures take 2 s a run; the tests of reports bring it back.
