@@ -212,9 +212,10 @@ def _add_directory(parser: argparse.ArgumentParser, default: str) -> None:
 
 def _going_on(arguments: Sequence[str]) -> str:
     """Say how a command that was stopped goes on, where it can."""
-    if arguments[0] in ("train", "sweep"):
+    command = arguments[0] if arguments else ""
+    if command in ("train", "sweep"):
         return "; the same command with --resume goes on from the last checkpoint"
-    if arguments[0] == "reproduce" and "--quick" not in arguments:
+    if command == "reproduce" and "--quick" not in arguments:
         return "; the same command, without --fresh, goes on from the last checkpoint"
     return ""
 
