@@ -90,7 +90,7 @@ def met(summaries: Mapping[str, dict]) -> bool:
 
 def measured(metric: Mapping[str, Any]) -> Sequence[float | None]:
     """Give the values [S] of a summary's metric that nothing was chosen by: of the second set, where there is one."""
-    return metric["values"] if metric["second"] is None else metric["second"]
+    return metric["values"] if metric.get("second") is None else metric["second"]
 
 
 def rows(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[tuple[str, ...]]:
@@ -162,7 +162,7 @@ def scale(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> str:
 
 def second_set(summary: Mapping[str, Any]) -> str:
     """Say that figures are of a second set, where there is one."""
-    has = any(metric["second"] is not None for metric in summary["metrics"].values())
+    has = any(metric.get("second") is not None for metric in summary["metrics"].values())
     return " and at the end once on a second set, whose figures these are" if has else ""
 
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from toy import run, write_config
 
-from experiments import checkpoint, reproduce, rundir, train
+from experiments import checkpoint, reproduce, rundir, tables, train
 from experiments.config import load
 from experiments.reproduce import CONFIGS
 from experiments.tasks import digits
@@ -208,3 +208,12 @@ def test_an_unknown_row_and_a_foreign_result_are_named(place):
     status, _, err = run("reproduce")
     assert status == 2
     assert "toy.json is no result of ours" in err
+
+
+def test_final_figures_stand_with_the_row(place):
+    assert run("reproduce", "--rows", "toy")[0] == 0
+    found = row()
+    found["cases"][""]["final"] = {"test MSE/AR(9)": 379.9159, "test MSE/persistence": 1116.566}
+    tables.save({"toy": tables.Row(load(reproduce.CONFIGS / "toy.toml"), found)}, reproduce.RESULTS, quick=False)
+    for text in (table(), reproduce.RESULTS.with_suffix(".html").read_text()):
+        assert "test MSE/AR(9): 379.9; test MSE/persistence: 1117" in text
