@@ -196,7 +196,7 @@ def restore(config: Config, path: Any) -> tuple[int, ModelParams]:
     """
     saved = checkpoint.latest(path / "checkpoints", init(config))
     if saved is None:
-        raise RunError(f"{path} holds no complete checkpoint; train it with --resume")
+        raise RunError(f"{path} holds no complete checkpoint; go on training it: `train CONFIG --out DIR --resume`")
     return saved[0], saved[1].params
 
 

@@ -119,6 +119,10 @@ class Characters:
         """The bits of an 8-gram model of the same kind, to set the LSTM's beside."""
         return {"bits_of_8_gram": _held_out_bits(self.held_out, LONG_ORDER)}
 
+    def of_test(self, name: str) -> bool:
+        """All metrics are of the text that is held out."""
+        return self.held_out == "test"
+
     def picture(self, batch: Batch) -> Picture:
         """The first characters that count, in the first row."""
         names = [repr(c)[1:-1] if c in "\n\t" else c for c in text().alphabet]

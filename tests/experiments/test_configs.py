@@ -6,7 +6,7 @@ import pytest
 from toy import run
 
 from experiments import __main__ as cli
-from experiments import program, reproduce
+from experiments import cases, reproduce
 from experiments.config import has_quick, load
 
 PACKAGES = {"digits": "sklearn", "japanese_vowels": "sktime", "mnist1d": "mnist1d"}  # that ship a config's data
@@ -25,7 +25,7 @@ def need_data(path, peer):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_two_steps_run_and_meet_no_target(path, tmp_path, peer):
     need_data(path, peer)
-    program.check(load(path), str(path))  # all of its cases, as far as shapes tell
+    cases.check(load(path), str(path))  # all of its cases, as far as shapes tell
     small = ("--train.steps", 2, "--train.seeds", 1, "--train.batch_size", 4)
     status, _, err = run("train", path, *first_case(path), "--out", tmp_path / "out", "--check", *small)
     assert err == ""
@@ -39,7 +39,7 @@ def test_two_steps_run_and_meet_no_target(path, tmp_path, peer):
 def test_the_quick_version_is_a_part_of_the_whole(path, peer):
     need_data(path, peer)
     whole, quick = load(path), load(path, quick=True)
-    program.check(quick, str(path))
+    cases.check(quick, str(path))
     assert set(quick.cases) <= set(whole.cases)
     for name, config in quick.cases.items() or [("", quick.base)]:
         full = whole.cases[name] if name else whole.base

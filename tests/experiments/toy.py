@@ -11,6 +11,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -171,9 +172,14 @@ def die_in_call(number: int) -> None:
     train.make_call = dying
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> NoReturn:
+    """Run the command line as a program does, which dies where the environment says."""
     if "KILL_IN_CALL" in os.environ:
         die_in_call(int(os.environ["KILL_IN_CALL"]))
     if "KILL_IN_SAVE" in os.environ:
         die_in_save(int(os.environ["KILL_IN_SAVE"]))
-    distributed.leave(cli.main(sys.argv[1:]))
+    distributed.leave(cli.main(arguments))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
