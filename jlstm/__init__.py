@@ -37,6 +37,7 @@ from jlstm.named import (
     ThresholdedReLU,
     UnitNorm,
 )
+from jlstm.plots import plot_gates
 from jlstm.scan import lstm_scan
 from jlstm.types import GATES, Directions, DropoutMasks, LSTMParams, LSTMState
 from jlstm.variant import Variant
@@ -86,6 +87,7 @@ __all__ = [
     "load",
     "lstm_cell",
     "lstm_scan",
+    "plot_gates",
     "save",
     "which_backend",
 ]

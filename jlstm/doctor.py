@@ -13,6 +13,7 @@ OPTIONAL = {  # what each is for, and the command that installs it
     "h5py": ("Keras files", "pip install 'jlstm[interop]'"),
     "onnx": ("ONNX models", "pip install 'jlstm[interop]'"),
     "flatbuffers": ("jlstm.export", "pip install 'jlstm[export]'"),
+    "matplotlib": ("jlstm.plot_gates", "pip install 'jlstm[train]'"),
     "flax": ("jlstm.nnx", "pip install 'jlstm[flax]'"),
     "optax": ("jlstm.optax", "pip install 'jlstm[train]'"),
     "orbax-checkpoint": ("the experiments", "pip install 'jlstm[train]'"),
