@@ -113,7 +113,7 @@ def test_what_should_fail_has_failed_on_neither_set(config):
 def test_an_unfinished_run_keeps_its_second_set_unseen(tmp_path):
     path, out = write_config(tmp_path), tmp_path / "out"
     assert run("train", path, "--out", out)[0] == 0
-    shutil.rmtree(out / "checkpoints" / "20")
+    shutil.rmtree(out / "checkpoints" / "0000000020")
     assert "second set" not in run("evaluate", out)[1]
     assert run("report", out)[0] == 0
     assert json.loads((out / "summary.json").read_text())["metrics"]["mse"]["second"] is None
