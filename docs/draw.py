@@ -77,14 +77,14 @@ def run(source: str, names: dict[str, Any]) -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure or a picture of jlstm.explain as SVG on white, which reads on dark pages too."""
+    """Write a figure of matplotlib, or what shows itself as inline SVG, as SVG on white: it reads on dark pages too."""
     if hasattr(figure, "savefig"):
         import matplotlib as mpl
 
         with mpl.rc_context({"svg.hashsalt": path.name}):  # so that it is written the same way each time
             figure.savefig(path, facecolor="white", metadata={"Date": None})
         return
-    svg = figure._repr_svg_().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    svg = figure._repr_html_().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     path.write_text(svg.replace("</title>", '</title><rect width="100%" height="100%" fill="white"/>', 1) + "\n")
 
 

@@ -56,7 +56,7 @@ def after():
         for cell in json.loads(PAGE.with_suffix(".ipynb").read_text("utf-8"))["cells"]:
             if cell["cell_type"] == "code":
                 value = draw.run("".join(cell["source"]), names)
-                if hasattr(value, "savefig") or hasattr(value, "_repr_svg_"):
+                if hasattr(value, "savefig") or hasattr(value, "_repr_html_"):
                     figures.append(value)
     return names, figures
 
@@ -120,7 +120,7 @@ def test_what_the_page_says_of_its_training_holds(after):
 
 def test_a_figure_is_written_on_a_ground_that_reads_on_dark_pages_too(tmp_path):
     class Picture:
-        def _repr_svg_(self):
+        def _repr_html_(self):
             return '<svg viewBox="0 0 9 9"><title>x</title><g/></svg>'
 
     draw.save(Picture(), tmp_path / "a.svg")
