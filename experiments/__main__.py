@@ -14,11 +14,12 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from experiments import checkpoint, distributed, program, report, reproduce, results, rundir, sweep, train
+from experiments import cases, checkpoint, distributed, report, reproduce, results, rundir, scoring, sweep, train
 from experiments import config as configs
 from experiments.config import ConfigError, Experiment
 from experiments.rundir import RunError, Stopped
 from experiments.tasks.datasets import MissingPackage
+from experiments.train import plain_scores as plain
 
 OK, MISSED, UNUSABLE, STOPPED, CRASHED, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -38,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: say no more at the exit
-        return _fail("stdout was closed; the same command with --resume goes on from the last checkpoint", STOPPED)
+        return _fail(f"stdout was closed{_going_on(arguments)}", STOPPED)
     except Exception:
         traceback.print_exc()
         return CRASHED
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command with --resume goes on from the last checkpoint", INTERRUPTED)
+        return _fail(f"interrupted{_going_on(arguments)}", INTERRUPTED)
 
 
 def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -52,14 +53,14 @@ def train_command(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.cases:
         experiment = _only(experiment, options.cases, options.config)
     with distributed.session(distributed.parse(options), configs.to_toml(experiment)) as devices:
-        program.check(experiment, options.config, devices)
+        cases.check(experiment, options.config, devices)
         if not devices.first:
-            program.follow(experiment, devices)
+            cases.follow(experiment, devices)
             return OK
         path = rundir.choose(experiment.name, options.out, options.resume, options.overwrite)
         console = Console(markup=False)
         how = {"resume": options.resume, "overwrite": options.overwrite, "profile": options.profile}
-        sections, page = program.train_all(experiment, path, console, devices=devices, **how)
+        sections, page = cases.train_all(experiment, path, console, devices=devices, **how)
         return _conclude(console, experiment, sections, page, options.check)
 
 
@@ -69,16 +70,17 @@ def evaluate_command(options: argparse.Namespace) -> int:
     experiment = _saved(path)
     found, described = {}, {}
     with rundir.clear_errors(path), rundir.locked(path):
-        for name, config, folder in program.runs(experiment, path):
+        for name, config, folder in cases.runs(experiment, path):
             step, params = train.restore(config, folder)
-            scores = {k: v.tolist() for k, v in train.make_evaluate(config)(params).items()}
+            scores = scoring.make_scores(config)
             predict = report.predictor(config, params)
             final = config.task.final(predict) if hasattr(config.task, "final") else {}
             earlier = [line for line in rundir.read_lines(folder / "metrics.jsonl") if line["step"] < step]
-            lines = [*earlier, {"step": step, "loss": None, "losses": None, **scores}]
-            found[name], described[name] = results.summarise(config, lines, final, 0.0), config
+            lines = [*earlier, {"step": step, "loss": None, "losses": None, **plain(scores.evaluate(params))}]
+            summary = results.summarise(config, lines, final, 0.0, plain(scores.second(params)))
+            found[name], described[name] = summary, config
     steps = ", ".join(sorted({f"{summary['steps']:,}" for summary in found.values()}))
-    program.show(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
+    cases.show(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
     return OK
 
 
@@ -98,15 +100,17 @@ def report_command(options: argparse.Namespace) -> int:
     experiment = _saved(path)
     sections = {}
     with rundir.clear_errors(path), rundir.locked(path):
-        for name, config, folder in program.runs(experiment, path):
+        for name, config, folder in cases.runs(experiment, path):
             if name and not checkpoint.steps(folder / "checkpoints"):
                 print(f"{folder} has no checkpoint yet and is left out", file=sys.stderr)
                 continue
             step, params = train.restore(config, folder)
             timing = rundir.read_lines(folder / "timing.jsonl", step)
-            sections[name] = report.finish(config, folder, params, step, timing[-1]["seconds"] if timing else 0.0)
+            seconds = timing[-1]["seconds"] if timing else 0.0
+            second = plain(scoring.make_scores(config).second(params))
+            sections[name] = report.finish(config, folder, params, step, seconds, second)
             if name:
-                program.own_page(folder, name, config, sections[name])
+                cases.own_page(folder, name, config, sections[name])
         page = report.write_page(path, experiment, sections)
     print(page)
     return OK
@@ -118,7 +122,7 @@ def _conclude(
     summaries = {name: section.summary for name, section in sections.items()}
     described = {name: section.config for name, section in sections.items()}
     seconds = sum(summary["seconds"] for summary in summaries.values())
-    program.show(console, described, summaries, f"{experiment.name}, {seconds:,.0f} s")
+    cases.show(console, described, summaries, f"{experiment.name}, {seconds:,.0f} s")
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     return MISSED if check and not results.met(summaries) else OK
 
@@ -129,8 +133,8 @@ def _only(experiment: Experiment, names: str, file: str) -> Experiment:
         if name not in experiment.cases:
             allowed = ", ".join(experiment.cases) or "none (the config has no [[cases]])"
             raise ConfigError(f"{file}: --cases must name cases of it, {allowed}; got {name!r}")
-    cases = {name: config for name, config in experiment.cases.items() if name in wanted}
-    return Experiment(experiment.name, experiment.base, cases, experiment.header)
+    kept = {name: config for name, config in experiment.cases.items() if name in wanted}
+    return Experiment(experiment.name, experiment.base, kept, experiment.header)
 
 
 def _saved(path: Path) -> Experiment:
@@ -204,6 +208,16 @@ def _add_directory(parser: argparse.ArgumentParser, default: str) -> None:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--resume", action="store_true", help="go on from the last checkpoint, to the same bits")
     how.add_argument("--overwrite", action="store_true", help="delete the run that the directory holds")
+
+
+def _going_on(arguments: Sequence[str]) -> str:
+    """Say how a command that was stopped goes on, where it can."""
+    command = arguments[0] if arguments else ""
+    if command in ("train", "sweep"):
+        return "; the same command with --resume goes on from the last checkpoint"
+    if command == "reproduce" and "--quick" not in arguments:
+        return "; the same command, without --fresh, goes on from the last checkpoint"
+    return ""
 
 
 def _fail(error: object, status: int) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 import jlstm
 from experiments.config import Config
 from experiments.model import ModelParams, SequenceModel, build, read
+from experiments.scoring import evaluation_batch
 from experiments.tasks import Batch, Picture
-from experiments.train import evaluation_batch
 
 LONGEST = 120  # steps that are drawn of a sequence with a target at every step
 PROBED = 256  # evaluation sequences on which cells are compared with what has to be remembered

@@ -111,15 +111,15 @@ def members(base: Config, swept: Sequence[Grid | Random], samples: int | None = 
 
 
 def groups(found: Sequence[Member], together: int) -> list[list[Member]]:
-    """Split members into those that one program can train: their configs differ in values that it takes as inputs.
+    """Group members that one XLA program can train: their configs differ in numbers that it takes as inputs.
 
     Args:
         found: the members.
-        together: at most so many models in a program, seeds counted; one member is never split.
+        together: at most so many models in a group, seeds counted; one member is never split.
     """
     alike: dict[str, list[Member]] = {}
     for member in found:
-        alike.setdefault(json.dumps(to_tables(_program(member.config)), sort_keys=True), []).append(member)
+        alike.setdefault(json.dumps(to_tables(_without_inputs(member.config)), sort_keys=True), []).append(member)
     split = []
     for group in alike.values():
         size = max(together // group[0].config.train.seeds, 1)
@@ -134,8 +134,8 @@ def text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _program(config: Config) -> Config:
-    """Put fixed values for what `together` takes as inputs, and for the seed: the rest makes the program."""
+def _without_inputs(config: Config) -> Config:
+    """Put fixed values for what `together` takes as inputs, and for the seed: the rest is compiled in."""
     part = config.optimizer
     part = dataclasses.replace(part, learning_rate=1.0, clip=float(part.clip > 0), weight_decay=0.0)
     return dataclasses.replace(config, optimizer=part, train=dataclasses.replace(config.train, seed=0))

@@ -61,15 +61,15 @@ def shown(console: Console, name: str, steps: int, target: Target | None) -> Ite
 
 
 class _Rate:
-    """Steps a second since the first report, which stands behind the compilation."""
+    """Steps a second since the second report: the first two stand behind the compilation of steps and evaluation."""
 
     def __init__(self) -> None:
-        self._start: tuple[float, int] | None = None
+        self._first: list[tuple[float, int]] = []
 
     def __call__(self, step: int) -> str:
         now = time.monotonic()
-        if self._start is None:
-            self._start = now, step
+        if len(self._first) < 2:
+            self._first.append((now, step))
             return ""
-        began, first = self._start
+        began, first = self._first[1]
         return f"{(step - first) / max(now - began, 1e-9):.0f} steps/s"

@@ -71,13 +71,18 @@ def goal(config: Config, by: str | None, known: Sequence[str], file: str) -> Goa
     Args:
         config: one of the members'.
         by: the argument of --by.
-        known: the metrics that the task has.
+        known: the metrics that members may be chosen by, those of the test data not among them.
         file: the config file's name, for messages.
     """
     if by is None:
         if config.target is None:
             raise ConfigError(
                 f"{file}: sweep ranks its members by [target], and there is none; "
+                f"give --by METRIC:below or :above, with METRIC one of {', '.join(known)}"
+            )
+        if config.target.metric not in known:
+            raise ConfigError(
+                f"{file}: [target] {config.target.metric} is of the test data, by which no sweep may choose; "
                 f"give --by METRIC:below or :above, with METRIC one of {', '.join(known)}"
             )
         return Goal(config.target.metric, config.target.direction, True)
@@ -113,7 +118,7 @@ def rows(found: Sequence[Result], by: Goal) -> tuple[list[str], list[list[str]]]
     """Lay out ranked results as text: (head, rows)."""
     keys = list(found[0].member.values)
     with_target = any(result.summary["target"] for result in found)
-    head = ["member", *keys, f"{by.metric}, median (range)"]
+    head = ["member", *keys, f"{by.metric}, median (range)" if _of_each_seed(found, by) else by.metric]
     body = []
     for result in found:
         member, summary = result.member, result.summary
@@ -142,18 +147,20 @@ def table(found: Sequence[Result], by: Goal, title: str) -> Table:
 def describe(found: Sequence[Result], by: Goal) -> str:
     """Say what the table's columns mean."""
     config = found[0].member.config
-    order = f"the median of {by.metric} over the seeds, {'smallest' if by.direction == 'below' else 'largest'} first"
-    if by.target and len(found[0].summary["metrics"].get(by.metric, {"values": [0]})["values"]) > 0:
-        second = "the sequences until then" if _stops(found[0]) else order
-        order = f"the share of seeds that met the target, then by {second}"
+    each = _of_each_seed(found, by)
+    value = f"the median of {by.metric} over the seeds" if each else by.metric
+    order = f"{value}, {'smallest' if by.direction == 'below' else 'largest'} first"
+    if by.target:
+        first = "the share of seeds that met the target" if each else "whether the target was met"
+        order = f"{first}, then by {'the sequences until then' if _stops(found[0]) else order}"
     parts = [f"Sorted by {order}; {config.train.seeds} seeds a member."]
-    if config.target is not None:
-        target = config.target
+    target = config.target
+    if target is not None and found[0].summary["target"] is not None:
         parts.append(f"Target: {target.metric} {target.direction} {target.value:g}.")
     baseline = config.task.baseline().get(by.metric)
     if baseline is not None:
         parts.append(f"Trivial predictor: {number(baseline)}.")
-    parts.append("Seconds: wall time of the members that trained in one program, shared among them.")
+    parts.append("Seconds: wall time of the group that the member trained in, shared among its members.")
     return " ".join(parts)
 
 
@@ -208,6 +215,11 @@ def _markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
         return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
     return [line(head), line(["---", *["---:"] * (len(head) - 1)]), *map(line, body)]
+
+
+def _of_each_seed(found: Sequence[Result], by: Goal) -> bool:
+    """Say whether the metric is one of each seed, and not a final figure of all of them."""
+    return not any(by.metric in result.summary["final"] for result in found)
 
 
 def _stops(result: Result) -> bool:

@@ -19,7 +19,7 @@ from experiments import examples, heatmaps, plots, results
 from experiments.config import Config, Experiment
 from experiments.model import ModelParams, build
 from experiments.rundir import MARKER, read_lines, saved_environment, write
-from experiments.train import make_predict
+from experiments.scoring import make_predict
 from jlstm.describe import PAGE
 
 
@@ -39,7 +39,9 @@ class Section(NamedTuple):
     figures: dict[str, Drawing]
 
 
-def finish(config: Config, path: Path, params: ModelParams, step: int, seconds: float) -> Section:
+def finish(
+    config: Config, path: Path, params: ModelParams, step: int, seconds: float, second: Mapping[str, Any]
+) -> Section:
     """Write a run's summary.json, curve.png and model.safetensors, and hand back its part of the page.
 
     Args:
@@ -48,11 +50,12 @@ def finish(config: Config, path: Path, params: ModelParams, step: int, seconds: 
         params: the trained parameters, leading axis S.
         step: updates behind them; what metrics.jsonl holds of later ones is not theirs.
         seconds: wall time of the training.
+        second: their scores on the second evaluation set.
     """
     lines = read_lines(path / "metrics.jsonl", step)
     predict = predictor(config, params)
     final = config.task.final(predict) if hasattr(config.task, "final") else {}
-    summary = results.summarise(config, lines, final, seconds)
+    summary = results.summarise(config, lines, final, seconds, second)
     write(path / "summary.json", json.dumps(summary, indent=1) + "\n")
     curve = _png(_curve(config, lines))
     write(path / "curve.png", curve)

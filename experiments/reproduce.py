@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import program, rundir, tables
+from experiments import cases, rundir, tables
 from experiments.config import ConfigError, Experiment, has_quick, load, to_tables
 from experiments.rundir import RunError
 from experiments.tables import Row
@@ -58,7 +58,7 @@ def reproduce(rows: Sequence[str], console: Console, *, quick: bool = False, fre
     failed = {}
     for name in todo:  # all of them before the first is trained
         try:
-            program.check(table[name].experiment, str(CONFIGS / f"{name}.toml"))
+            cases.check(table[name].experiment, str(CONFIGS / f"{name}.toml"))
         except MissingPackage as error:
             failed[name] = str(error)
     for number, name in enumerate(todo, 1):
@@ -97,10 +97,10 @@ def _train(name: str, experiment: Experiment, console: Console, quick: bool, fre
     path = RUNS / ("quick" if quick else "reproduce") / name
     there = rundir.is_run(path)
     goes_on = there and not quick and not fresh and _same(path, experiment)
-    sections, _ = program.train_all(experiment, path, console, resume=goes_on, overwrite=there and not goes_on)
+    sections, _ = cases.train_all(experiment, path, console, resume=goes_on, overwrite=there and not goes_on)
     configs = experiment.cases or {"": experiment.base}
     summaries = {case: section.summary for case, section in sections.items()}
-    program.show(console, configs, summaries, name)
+    cases.show(console, configs, summaries, name)
     versions = rundir.saved_environment(path)  # those that it was trained with
     return {
         "row": name,

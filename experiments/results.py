@@ -13,7 +13,13 @@ from experiments.config import Config, ConfigError
 COLUMNS = ("case", "metric", "median (range)", "baseline", "target", "seeds met", "sequences until then")
 
 
-def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[str, float], seconds: float) -> dict:
+def summarise(
+    config: Config,
+    lines: Sequence[dict[str, Any]],
+    final: Mapping[str, float],
+    seconds: float,
+    second: Mapping[str, Any] | None = None,
+) -> dict:
     """Summarise a run as plain types.
 
     Args:
@@ -21,11 +27,14 @@ def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[st
         lines: its metrics.jsonl.
         final: the task's final figures.
         seconds: wall time, compilation included.
+        second: the metrics on the second evaluation set, {name: [S]}; empty where the task has none.
 
     Returns:
-        {"steps", "finished", "seconds", "metrics": {name: {"values": [S], "baseline"}}, "final": {name: value},
-        "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None}; finished means
-        at the last step, or stopped by success; met is None where the target is only reported.
+        {"steps", "finished", "seconds", "metrics": {name: {"values": [S], "second": [S] or None, "baseline"}}, "final":
+        {name: value}, "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None};
+        finished means at the last step, or stopped by success; met is None where the target is only reported. A seed
+        meets a target that met it at the last evaluations and on the second set too; the target's values are those of
+        the second set where there is one.
     """
     scored = evaluations(lines)
     last = scored[-1] if scored else {}
@@ -33,14 +42,17 @@ def summarise(config: Config, lines: Sequence[dict[str, Any]], final: Mapping[st
     finished = steps >= config.train.steps or succeeded(config, scored)
     baseline = config.task.baseline()
     names = [name for name in last if name not in ("step", "loss", "losses")]
-    metrics = {name: {"values": last[name], "baseline": baseline.get(name)} for name in names}
+    second = second or {}
+    metrics = {
+        name: {"values": last[name], "second": second.get(name), "baseline": baseline.get(name)} for name in names
+    }
     return {
         "steps": steps,
         "finished": finished,
         "seconds": round(seconds, 1),
         "metrics": metrics,
         "final": {name: float(value) for name, value in final.items()},
-        "target": _verdict(config, scored, final, finished),
+        "target": _verdict(config, scored, second, final, finished),
     }
 
 
@@ -76,6 +88,11 @@ def met(summaries: Mapping[str, dict]) -> bool:
     return all(s["target"] is None or s["target"]["met"] is not False for s in summaries.values())
 
 
+def measured(metric: Mapping[str, Any]) -> Sequence[float | None]:
+    """Give the values [S] of a summary's metric that nothing was chosen by: of the second set, where there is one."""
+    return metric["values"] if metric.get("second") is None else metric["second"]
+
+
 def rows(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[tuple[str, ...]]:
     """Lay out summaries as rows of text under COLUMNS."""
     found = []
@@ -87,7 +104,7 @@ def rows(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[t
                 (
                     case,
                     name,
-                    spread(metric["values"]),
+                    spread(measured(metric)),
                     number(metric["baseline"]),
                     *_goal(configs[case], target, name),
                 )
@@ -137,9 +154,16 @@ def scale(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> str:
         f"{configs[case].train.seeds} seeds, {summary['steps']:,} updates, "
         f"{configs[case].sequences(summary['steps']):,} sequences each, "
         f"scored every {configs[case].train.evaluate_every:,} updates"
+        f"{second_set(summary)}"
         for case, summary in summaries.items()
     )
     return f"{'; '.join(found)}."
+
+
+def second_set(summary: Mapping[str, Any]) -> str:
+    """Say that figures are of a second set, where there is one."""
+    has = any(metric.get("second") is not None for metric in summary["metrics"].values())
+    return " and at the end once on a second set, whose figures these are" if has else ""
 
 
 def verdicts(configs: Mapping[str, Config], summaries: Mapping[str, dict]) -> list[str]:
@@ -181,7 +205,11 @@ def spread(values: Sequence[float | None]) -> str:
 
 
 def _verdict(
-    config: Config, evaluations: Sequence[dict[str, Any]], final: Mapping[str, float], finished: bool
+    config: Config,
+    evaluations: Sequence[dict[str, Any]],
+    second: Mapping[str, Sequence[float | None]],
+    final: Mapping[str, float],
+    finished: bool,
 ) -> dict | None:
     target = config.target
     if target is None:
@@ -200,14 +228,16 @@ def _verdict(
     if not evaluations or target.metric not in evaluations[-1]:
         allowed = ", ".join([*(evaluations[-1] if evaluations else ()), *final])
         raise ConfigError(f"[target] metric must be one of {allowed}, got {target.metric!r}")
-    steps = [first_success(config, evaluations, seed) for seed in range(config.train.seeds)]
+    values = second.get(target.metric, evaluations[-1][target.metric])
+    again = [value is not None and target.meets(value) for value in values]
+    steps = [first_success(config, evaluations, seed) if again[seed] else None for seed in range(config.train.seeds)]
     sequences = [None if step is None else config.sequences(step) for step in steps]
     limit = target.max_sequences or float("inf")
     seeds = [s is not None and s <= limit for s in sequences]
     return {
         "metric": target.metric,
         "met": target.reached(seeds) if target.asks else None,
-        "values": evaluations[-1][target.metric],
+        "values": values,
         "seeds": seeds,
         "sequences": sequences,
     }

@@ -1,5 +1,7 @@
 """`sweep CONFIG`: members trained group after group, each group in a run directory of its own, then ranked.
 
+A group is what one XLA program trains, on all devices of this process.
+
 config.toml         every member as one of [[cases]]: `train DIR/config.toml --cases 03` trains it alone
 sweep.json          the plan while it runs, then the results; sweep.md, sweep.png: the same to read
 best.toml           the best member as a config file
@@ -10,18 +12,20 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from experiments import config as configs
-from experiments import progress, ranking, report, results, rundir, sweep_plots, together, train
+from experiments import progress, ranking, report, results, rundir, scoring, sweep_plots, together
 from experiments.config import Config, ConfigError, Experiment
 from experiments.members import SAMPLES, Member, axes, groups, members
+from experiments.model_axis import spread
 from experiments.ranking import Goal, Result
 
-TOGETHER = 64  # models in one program; more take memory, and no longer less time a model
+TOGETHER = 64  # models in a group; more take memory, and no longer less time a model
 PLAIN_WIDTH = 120  # columns of the table where the output is no terminal
 USAGE = (
     "%(prog)s CONFIG [--grid KEY=V,V,...]... [--random KEY=LOW:HIGH[:log][:int]]... [--samples N] [--seeds S] "
@@ -44,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--case", metavar="NAME", help="which of the config's [[cases]] is swept")
     parser.add_argument(
         "--together", type=int, default=TOGETHER, metavar="N",
-        help=f"models, members times seeds, that one program trains at most (default {TOGETHER})",
+        help=f"models, members times seeds, in a group at most, on all devices (default {TOGETHER})",
     )  # fmt: skip
 
 
@@ -54,11 +58,6 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     seeds = [] if options.seeds is None else ["--train.seeds", options.seeds]
     experiment = configs.load(file, [*overrides, *seeds])
     base = _one_of(experiment, options.case, file)
-    if getattr(base.task, "held_out", None) == "test":
-        raise ConfigError(
-            f"{file}: [task] held_out must be 'validation' for a sweep, which would choose on the test rows; "
-            "add --task.held_out validation"
-        )
     if options.together < 1:
         raise ConfigError(f"command line: --together must be at least 1, got {options.together}")
     found = members(base, axes(options.grid, options.random), options.samples)
@@ -70,13 +69,13 @@ def command(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         rundir.prepare(path, _cases(experiment, base, found), options.resume, options.overwrite)
         if not (path / "sweep.json").exists():
             rundir.write(path / "sweep.json", json.dumps(_plan(split), indent=1, default=str) + "\n")
-        console.print(f"{experiment.name}: {len(found)} members of {base.train.seeds} seeds in {len(split)} programs")
+        console.print(_announced(experiment.name, split), highlight=False, soft_wrap=True)
         trained: list[Result] = []
         for number, group in enumerate(split, 1):
             folder = path / group[0].name
             with rundir.locked(folder):
                 rundir.prepare(folder, _cases(experiment, base, group), options.resume, options.overwrite)
-                trained += _train(group, folder, f"program {number} of {len(split)}", by, console)
+                trained += _train(group, folder, f"group {number} of {len(split)}", by, console)
         ranked = ranking.ranked(trained, by)
         ranking.save(path, experiment, ranked, by)
         rundir.write(path / "sweep.png", sweep_plots.png(sweep_plots.draw(ranked, by)))
@@ -98,8 +97,9 @@ def _train(group: Sequence[Member], folder: Path, name: str, by: Goal, console: 
         outcomes, seconds = together.run([member.config for member in group], folder, show)
     found = []
     for member, outcome in zip(group, outcomes, strict=True):
-        final = _final(member.config, outcome, by)
-        summary = results.summarise(member.config, outcome.lines, final, seconds / len(group))
+        config = _judged(member.config)
+        final = _final(config, outcome, by)
+        summary = results.summarise(config, outcome.lines, final, seconds / len(group))
         found.append(Result(member, summary, outcome.bad_step))
     left = {r.member.name: {"summary": r.summary, "bad_step": r.bad_step} for r in found}
     rundir.write(saved, json.dumps(left, indent=1) + "\n")
@@ -112,17 +112,43 @@ def _final(config: Config, outcome: together.Outcome, by: Goal) -> dict[str, flo
     known = set().union(*outcome.lines) if outcome.lines else asked
     if asked <= known or outcome.bad_step is not None:
         return {}
-    return config.task.final(report.predictor(config, outcome.params))
+    found = config.task.final(report.predictor(config, outcome.params))
+    return {name: value for name, value in found.items() if not _of_test(config, name)}
 
 
 def _goal(split: Sequence[Sequence[Member]], by: str | None, file: str) -> Goal:
-    """Check every program before any work, and choose what ranks the members."""
+    """Check every group before any work, and choose what ranks the members."""
     known: list[str] = []
     for group in split:
-        metrics, finals = train.check(group[0].config, file)
+        config = group[0].config
+        metrics, finals = scoring.check(config, file)
         # What success ends early has its final figures at its own end alone, where others go on.
-        known = [*metrics, *(() if group[0].config.train.stop_after else finals)]
+        found = [*metrics, *(() if config.train.stop_after else finals)]
+        known = [name for name in found if not _of_test(config, name)]
+        if not known:
+            raise ConfigError(
+                f"{file}: [task] held_out must be 'validation' for a sweep, which would choose on the test rows; "
+                "add --task.held_out validation"
+            )
     return ranking.goal(split[0][0].config, by, known, file)
+
+
+def _of_test(config: Config, metric: str) -> bool:
+    return hasattr(config.task, "of_test") and config.task.of_test(metric)
+
+
+def _judged(config: Config) -> Config:
+    """Leave out a target that is of the test data: whether members meet it is not for a sweep to know."""
+    target = config.target
+    return replace(config, target=None) if target is not None and _of_test(config, target.metric) else config
+
+
+def _announced(name: str, split: Sequence[Sequence[Member]]) -> str:
+    """Say what will be trained, and where."""
+    seeds = split[0][0].config.train.seeds
+    axis = spread(seeds * max(map(len, split)))
+    count = sum(map(len, split))
+    return f"{name}: {count} members of {seeds} seeds in {len(split)} group{'s'[: len(split) - 1]}, on {axis}"
 
 
 def _one_of(experiment: Experiment, case: str | None, file: str) -> Config:

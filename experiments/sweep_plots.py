@@ -91,6 +91,9 @@ def _panel(axis: Any, found: Sequence[Result], by: Goal, key: str, line: bool) -
     axis.plot(places[:1], medians[:1], "o", color=ORANGE, markersize=9, fillstyle="none", label="best")
     if lost := [p for p, r in zip(places, found, strict=True) if r.bad_step is not None]:
         axis.plot(lost, [0.98] * len(lost), "x", color=GREY, transform=axis.get_xaxis_transform(), label="diverged")
+    baseline = found[0].member.config.task.baseline().get(by.metric)
+    if baseline is not None:
+        axis.axhline(baseline, color=GREY, linestyle="--", linewidth=1.2, label=f"trivial predictor {number(baseline)}")
     target = found[0].member.config.target
     if target is not None and target.metric == by.metric:
         axis.axhline(target.value, color=ORANGE, linestyle=":", linewidth=1.2, label=f"target {target.value:.4g}")
@@ -100,6 +103,19 @@ def _panel(axis: Any, found: Sequence[Result], by: Goal, key: str, line: bool) -
     if not wide:
         axis.margins(x=0.5 / len(set(places)))
     axis.set_xlabel(key)
+    if line:
+        _say_above(axis, found, by, places.tolist() if labels is not None else [])
+
+
+def _say_above(axis: Any, found: Sequence[Result], by: Goal, places: Sequence[float]) -> None:
+    """Head a single panel; above the places of the members, how many of their seeds met the target."""
+    counted = [(place, text) for place, r in zip(places, found, strict=False) if (text := _met(r))]
+    for place, text in counted:
+        axis.annotate(
+            text, (place, 1.0), (0, 3), xycoords=axis.get_xaxis_transform(), textcoords="offset points",
+            ha="center", fontsize=8,
+        )  # fmt: skip
+    axis.set_title(_title(found, by), pad=16 if counted else None)
 
 
 def _heat_map(found: Sequence[Result], by: Goal, down: str, across: str) -> Figure:
@@ -132,8 +148,7 @@ def _heat_map(found: Sequence[Result], by: Goal, down: str, across: str) -> Figu
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set(xlabel=across, ylabel=down)
-    seeds = found[0].member.config.train.seeds
-    axis.set_title(f"{by.metric}, median of {seeds} seeds; framed: best" if seeds > 1 else f"{by.metric}; framed: best")
+    axis.set_title(f"{_title(found, by)}; framed: best")
     figure.colorbar(shown, ax=axis)
     return figure
 
@@ -141,9 +156,19 @@ def _heat_map(found: Sequence[Result], by: Goal, down: str, across: str) -> Figu
 def _cell(result: Result, by: Goal) -> str:
     if result.bad_step is not None:
         return f"diverged at\nstep {result.bad_step:,}"
-    verdict = result.summary["target"]
-    counted = verdict and verdict["seeds"]
-    return number(result.median(by.metric)) + (f"\n{sum(counted)} of {len(counted)} met" if counted else "")
+    return f"{number(result.median(by.metric))}\n{_met(result)}".rstrip()
+
+
+def _met(result: Result) -> str:
+    """How many of the seeds met the target; nothing where that is no question of seeds."""
+    seeds = (result.summary["target"] or {"seeds": []})["seeds"]
+    return f"{sum(seeds)} of {len(seeds)} met" if seeds else ""
+
+
+def _title(found: Sequence[Result], by: Goal) -> str:
+    seeds = found[0].member.config.train.seeds
+    each = any(len(r.values(by.metric)) > 1 for r in found)  # and not a figure of all seeds together
+    return f"{by.metric}, median of {seeds} seeds" if each else by.metric
 
 
 def _complete(found: Sequence[Result]) -> bool:

@@ -1,7 +1,8 @@
-"""Training several configs in one program: those of a sweep that differ in numbers which a program takes as inputs.
+"""Training a group of configs in one XLA program: they differ in numbers that it takes as inputs, such as the rate.
 
 Their models stand beside the seeds on the one axis that is there already: M configs of S seeds are M * S models, each
-with its own learning rate. A config whose loss is not finite stops where it would stop alone, and the others go on.
+with its own learning rate, spread over the devices (model_axis.py). A model whose loss is not finite stops there, and
+its config's figures with it, as alone; the others go on.
 """
 
 import functools
@@ -13,19 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import results, train
+from experiments import results, scoring, steps, train
 from experiments.config import Config
 from experiments.model import ModelParams
+from experiments.model_axis import ModelAxis, spread
 from experiments.progress import Report
 from experiments.rundir import read_lines
-from experiments.train import TrainState
+from experiments.steps import TrainState
 
 Array = jax.Array
 INPUTS = ("learning_rate", "clip", "weight_decay")  # of [optimizer]
 
 
 class Together(NamedTuple):
-    """What training carries. models: leading axis M * S. bad: [M] int32, the step that was not taken, 0 for none."""
+    """What training carries, leading axis M * S. bad: int32, the step that was not taken, 0 for none."""
 
     models: TrainState
     bad: Array
@@ -64,23 +66,26 @@ def run(configs: Sequence[Config], path: Path, report: Report) -> tuple[list[Out
     Returns:
         An outcome for each config, and the seconds that they took.
     """
-    done = train.run(configs[0], path, report, training=training(configs))
+    axis = spread(len(configs) * configs[0].train.seeds)
+    done = train.run(configs[0], path, report, training=training(configs, axis))
     lines, seeds = read_lines(path / "metrics.jsonl", done.step), configs[0].train.seeds
+    params, bad = jax.device_get(done.params), np.asarray(done.state.bad)
     found = []
-    for number, (config, bad) in enumerate(zip(configs, np.asarray(done.state.bad), strict=True)):
+    for number, config in enumerate(configs):
         rows = slice(number * seeds, (number + 1) * seeds)
-        own, bad_step = _own_lines(config, lines, rows, int(bad))
-        found.append(Outcome(own, jax.tree.map(lambda leaf, rows=rows: leaf[rows], done.params), bad_step))
+        own, bad_step = _own_lines(config, lines, rows, _first_bad(bad[rows]))
+        found.append(Outcome(own, jax.tree.map(lambda leaf, rows=rows: leaf[rows], params), bad_step))
     return found, done.seconds
 
 
-def training(configs: Sequence[Config]) -> train.Training:
+def training(configs: Sequence[Config], axis: ModelAxis) -> train.Training:
     """Build what `train.run` drives, for several configs."""
     return train.Training(
         init=functools.partial(init, configs),
-        call=make_call(configs),
-        evaluate=make_evaluate(configs),
-        sound=lambda losses: True,  # the call itself stops a config that is not
+        call=make_call(configs, axis),
+        evaluate=make_evaluate(configs, axis),
+        second=lambda params: {},  # members are compared, and chosen, by the first set
+        sound=lambda losses: True,  # the call itself stops a model that is not
         done=_make_done(configs),
     )
 
@@ -96,62 +101,65 @@ def traced(configs: Sequence[Config]) -> dict[str, Array]:
 
 
 def init(configs: Sequence[Config]) -> Together:
-    """Draw the state of step 0; each config's part is what `train.init` draws for it."""
-    keys = jnp.concatenate([train.seed_keys(config.train) for config in configs])
-    return Together(train.init_from(configs[0], keys), jnp.zeros((len(configs),), jnp.int32))
+    """Draw the state of step 0; each config's part is what `steps.init` draws for it."""
+    keys = jnp.concatenate([steps.seed_keys(config.train) for config in configs])
+    return Together(steps.init_from(configs[0], keys), jnp.zeros(keys.shape, jnp.int32))
 
 
-def make_call(configs: Sequence[Config]) -> Callable[[Together, int], tuple[Together, Array]]:
-    """Build `call(state, end) -> (state, losses [steps_per_call, M * S])`, as `train.make_call`."""
-    config, members = configs[0], len(configs)
-    seeds = config.train.seeds
-    one = jax.vmap(train.make_step(config), in_axes=(0, 0, 0, 0, 0, None, 0))
+def make_call(configs: Sequence[Config], axis: ModelAxis) -> Callable[[Together, int], tuple[Together, Array]]:
+    """Build `call(state, end) -> (state, losses [steps_per_call, M * S])`, as `steps.make_call`."""
+    config = configs[0]
+    one = jax.vmap(steps.make_step(config), in_axes=(0, 0, 0, 0, 0, None, 0))
 
-    def call(state: Together, end: Array, inputs: dict[str, Array]) -> tuple[Together, Array]:
-        start = state.models.step
+    def take(span: tuple[Array, Array], models: tuple, inputs: dict[str, Array]) -> tuple[tuple, Array]:
+        """Take the steps from span[0] to span[1] with the models of one device, whose keys and `bad` come last."""
+        start, end = span
+        *parts, key, bad = models
 
         def going(loop):
-            (models, bad), _ = loop
-            return (bad == 0).any() & (models.step < end)
+            step, (*_, bad), _ = loop
+            return (bad == 0).any() & (step < end)
 
         def body(loop):
-            (models, bad), losses = loop
+            step, (*parts, bad), losses = loop
             with jax.named_scope("train_step"):
-                *new, loss = one(
-                    models.params, models.opt_state, models.carry, models.stream, models.key, models.step, inputs
-                )
+                *new, loss = one(*parts, key, step, inputs)
             good = jnp.isfinite(loss)
             for leaf in jax.tree.leaves(new[0]):
                 good &= jnp.isfinite(leaf).reshape(len(loss), -1).all(1)
-            fine = (bad == 0) & good.reshape(members, seeds).all(1)
-            bad = jnp.where((bad == 0) & ~fine, models.step + 1, bad)
-            rows = jnp.repeat(fine, seeds)
-            new = TrainState(*new, key=models.key, step=models.step)
-            keep = functools.partial(_where, rows)
-            kept = TrainState(*jax.tree.map(keep, new[:4], models[:4]), key=models.key, step=models.step + 1)
-            losses = losses.at[models.step - start].set(jnp.where(rows, loss, jnp.nan))
-            return Together(kept, bad), losses
+            good &= bad == 0
+            kept = jax.tree.map(functools.partial(_where, good), new, parts)
+            losses = losses.at[:, step - start].set(jnp.where(good, loss, jnp.nan))
+            return step + 1, (*kept, jnp.where((bad == 0) & ~good, step + 1, bad)), losses
 
-        losses = jnp.full((config.train.steps_per_call, members * seeds), jnp.nan, jnp.float32)
-        (models, bad), losses = jax.lax.while_loop(going, body, (state, losses))
-        return Together(models._replace(step=jnp.asarray(end, jnp.int32)), bad), losses
+        losses = jnp.full((len(bad), config.train.steps_per_call), jnp.nan, jnp.float32)
+        _, (*parts, bad), losses = jax.lax.while_loop(going, body, (start, (*parts, bad), losses))
+        return (*parts, key, bad), losses
 
-    return functools.partial(jax.jit(call, donate_argnums=0), inputs=traced(configs))
+    jitted, inputs = axis.jit(take, donate_argnums=1), axis.place(traced(configs))
+
+    def call(state: Together, end: int) -> tuple[Together, Array]:
+        (*parts, step), bad = state.models, state.bad
+        (*parts, bad), losses = jitted((step, jnp.int32(end)), axis.place((*parts, bad)), inputs)
+        return Together(TrainState(*parts, step=jnp.int32(end)), bad), losses.T
+
+    return call
 
 
-def make_evaluate(configs: Sequence[Config]) -> Callable[[ModelParams], dict[str, np.ndarray]]:
+def make_evaluate(configs: Sequence[Config], axis: ModelAxis) -> Callable[[ModelParams], dict[str, np.ndarray]]:
     """Build `evaluate(params) -> {metric: [M * S]}`, every config on the evaluation set of its own [train] seed."""
-    score, seeds = train.make_score(configs[0]), configs[0].train.seeds
+    one, seeds = scoring.make_score(configs[0]), configs[0].train.seeds
+    score = axis.jit(lambda batch, params: one(params, batch=batch))
     bases = [config.train.seed for config in configs]
     draw = jax.jit(configs[0].task.evaluation)
-    batches = {base: draw(train.evaluation_key(config.train.seed)) for base, config in zip(bases, configs, strict=True)}
+    batches = {base: axis.whole(draw(scoring.evaluation_key(base))) for base in dict.fromkeys(bases)}
     rows = {base: np.flatnonzero(np.repeat(np.equal(bases, base), seeds)) for base in batches}
 
     def evaluate(params: ModelParams) -> dict[str, np.ndarray]:
         found: dict[str, np.ndarray] = {}
         for base, batch in batches.items():
             part = params if len(batches) == 1 else jax.tree.map(lambda leaf, at=rows[base]: leaf[at], params)
-            for name, values in score(part, batch=batch).items():
+            for name, values in score(batch, axis.place(part)).items():
                 found.setdefault(name, np.empty(len(bases) * seeds, np.float32))[rows[base]] = values
         return found
 
@@ -177,10 +185,16 @@ def _make_done(configs: Sequence[Config]) -> Callable[[Together, list[dict[str, 
         seen = len(evaluations)
         # Only at evaluations does training end: not where a resumed run happens to look.
         scored = evaluations[-1]["step"] if evaluations else 0
-        ended.update(n for n, bad in enumerate(np.asarray(state.bad).tolist()) if 0 < bad <= scored)
+        firsts = map(_first_bad, np.asarray(state.bad).reshape(-1, seeds))
+        ended.update(number for number, bad in enumerate(firsts) if 0 < bad <= scored)
         return len(ended) == len(configs)
 
     return done
+
+
+def _first_bad(bad: np.ndarray) -> int:
+    """Find where a config stops alone, from `bad` of its seeds; 0 where it does not."""
+    return int(bad[bad > 0].min(initial=np.iinfo(np.int32).max)) if bad.any() else 0
 
 
 def _own_lines(

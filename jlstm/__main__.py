@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("return-sequences", "go-backwards", "bidirectional"):
         sub.add_argument(f"--{name}", action="store_true", help="with --units")
     sub.add_argument("--layers", type=_size, default=1, metavar="L", help="so many on top of each other, with --units")
-    sub.add_argument("--html", metavar="FILE", help="write a page instead of text")
-    sub.add_argument("--json", action="store_true", help="print the content as JSON")
+    sub.add_argument("--html", metavar="FILE", help="write a page; prints its name instead of the text")
+    sub.add_argument("--json", action="store_true", help="print the content as JSON, with --html too")
     sub.add_argument("--force", action="store_true", help="replace FILE where it exists")
     sub.set_defaults(run=_explain, usage=sub.error)
 
@@ -112,8 +112,9 @@ def _explain(given: argparse.Namespace) -> str:
     )
     if given.html:
         asked.save(given.html)
-        return f"{given.html}: {asked.asked.spec!r}"
-    return json.dumps(asked.data, indent=1, ensure_ascii=False) if given.json else str(asked)
+    if given.json:
+        return json.dumps(asked.data, indent=1, ensure_ascii=False)
+    return f"{given.html}: {asked.asked.spec!r}" if given.html else str(asked)
 
 
 def _spec(given: argparse.Namespace) -> LSTM | Bidirectional | Stack:

@@ -24,6 +24,8 @@ def lstm_cell(
 ) -> tuple[LSTMState, jax.Array]:
     """Advance one example by one time step.
 
+    ::
+
         i, f, g, o = split(x @ kernel + h @ recurrent_kernel + bias)
         c' = σ(f) ∘ c + σ(i) ∘ φ(g)          σ = recurrent_activation, φ = activation
         h' = σ(o) ∘ φ(c')

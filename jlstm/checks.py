@@ -7,6 +7,7 @@ value or shape ValueError.
 import dataclasses
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -104,6 +105,12 @@ def array(name: str, value: Any, kind: str, shape: Sequence[int | str]) -> jax.A
             ...
         ValueError: x must have shape [B, T, 3], got [32, 10, 4]
     """
+    array_like(name, value, kind, shape)
+    return jnp.asarray(value)
+
+
+def array_like(name: str, value: Any, kind: str, shape: Sequence[int | str]) -> None:
+    """Require what `array` does, and make nothing of it: NumPy's arrays may be larger than the device's memory."""
     words, dtype = _KINDS[kind]
     if not isinstance(value, (jax.Array, np.ndarray)):
         raise TypeError(f"{name} must be {words} of shape {_dims(shape)}, got {show(value)}")
@@ -113,14 +120,13 @@ def array(name: str, value: Any, kind: str, shape: Sequence[int | str]) -> jax.A
         not isinstance(expected, str) and expected != got for expected, got in zip(shape, value.shape, strict=True)
     ):
         raise ValueError(f"{name} must have shape {_dims(shape)}, got {_dims(value.shape)}")
-    return jnp.asarray(value)
 
 
 def params(value: Any, D: int | str, N: int, P: int, *, use_bias: bool, variant: Any, name: str = "params") -> None:
     """Require LSTMParams of the sizes that the configuration asks for, each part present exactly where it does."""
     instance(name, value, LSTMParams)
-    array(f"{name}.kernel", value.kernel, "floating", (D, 4 * N))
-    array(f"{name}.recurrent_kernel", value.recurrent_kernel, "floating", (P, 4 * N))
+    array_like(f"{name}.kernel", value.kernel, "floating", (D, 4 * N))
+    array_like(f"{name}.recurrent_kernel", value.recurrent_kernel, "floating", (P, 4 * N))
     parts = (
         ("bias", (4 * N,), use_bias, "use_bias=True"),
         ("peephole", (3, N), variant.peephole, "Variant(peephole=True)"),
@@ -128,7 +134,7 @@ def params(value: Any, D: int | str, N: int, P: int, *, use_bias: bool, variant:
     )
     for part, shape, wanted, option in parts:
         if wanted:
-            array(f"{name}.{part}", getattr(value, part), "floating", shape)
+            array_like(f"{name}.{part}", getattr(value, part), "floating", shape)
         elif getattr(value, part) is not None:
             raise ValueError(f"{name}.{part} must be None without {option}, got {show(getattr(value, part))}")
 
@@ -242,11 +248,19 @@ def enabled_dtype(name: str, dtype: str) -> None:
 
 
 def show(value: Any) -> str:
-    """What came, in few words: arrays by dtype and shape, the rest by repr, or by type where that is long."""
+    """What came, in few words: arrays by dtype and shape, functions by name, the rest by repr, or type if long."""
     if isinstance(value, (jax.Array, np.ndarray)):
         return f"{value.dtype}{_dims(value.shape)}"
-    text = repr(value)
+    text = written(value)
     return text if len(text) <= 40 else type(value).__name__
+
+
+def written(value: Any) -> str:
+    """Write a value as repr does, but a function by its name, and nothing by its address, which no two runs share."""
+    name = getattr(value, "__name__", None)
+    if callable(value) and isinstance(name, str) and not isinstance(value, type):
+        return name
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _dims(shape: Sequence[Any]) -> str:

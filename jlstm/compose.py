@@ -101,7 +101,7 @@ class Bidirectional:
         With lengths, the backward direction starts at each row's last valid step.
 
         Returns:
-            The states of both directions, that of the backward one after reading x[:, 0]; and the merged outputs
+            The states of both directions, that of the backward one after reading x[:, 0], and the merged outputs
             [B, T, 2N] ("concat"), [B, T, N] ("sum", "mul", "ave") or a pair of [B, T, N] (None); without
             return_sequences the same without T.
         """
@@ -231,7 +231,7 @@ class Stack:
 
     @property
     def output_size(self) -> int:
-        """Width of the outputs: that of the last layer."""
+        """Width of the outputs, which is that of the last layer."""
         return self.layers[-1].output_size
 
     def init(self, key: jax.Array, input_size: int) -> tuple[Any, ...]:

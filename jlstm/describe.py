@@ -6,11 +6,13 @@ import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from jlstm import checks, files, sections
+from jlstm import checks, costs, files, sections
 from jlstm.compose import Bidirectional, Stack
-from jlstm.facts import layers_of
+from jlstm.facts import Asked
 from jlstm.layers import LSTM
-from jlstm.sections import Asked, Section
+from jlstm.options import options_of
+from jlstm.questions import answers_of, shapes_of
+from jlstm.sections import Section
 
 WIDTH = 110  # of the text; tables are as wide as they are
 
@@ -28,17 +30,19 @@ class Explanation:
     def data(self) -> dict[str, Any]:
         """The content as plain types."""
         asked = self.asked
-        layers = [sections.plain(layer) for layer in layers_of(asked.spec, asked.input_size)]
+        layers = [sections.plain(layer) for layer in asked.layers]
         return {
             "spec": repr(asked.spec),
             "input_size": asked.input_size,
             "timesteps": asked.timesteps,
             "batch_size": asked.batch_size,
+            "answers": answers_of(asked),
             "layers": layers,
             "parameters": sum(layer["parameters"] for layer in layers),
-            "shapes": sections.shapes_of(asked),
-            "costs": sections.costs_of(asked),
-            "backend": sections.backend_of(asked),
+            "shapes": shapes_of(asked),
+            "options": [vars(option) | {"paths": list(option.paths)} for option in options_of(asked)],
+            "costs": costs.costs_of(asked),
+            "backend": costs.backend_of(asked),
             "elsewhere": sections.elsewhere_of(asked),
         }
 
@@ -48,12 +52,14 @@ class Explanation:
         return sections.all_of(self.asked)
 
     def __str__(self) -> str:
-        return "\n\n".join(_text(section) for section in self.sections)
+        return "\n\n".join([textwrap.fill(repr(self.asked.spec), WIDTH), *map(_text, self.sections)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return "\n".join(_html(section) for section in self.sections)
+        title = html.escape(repr(self.asked.spec))
+        size = ' style="font-size: 1rem"' if len(title) > 90 else ""  # a call of many lines is no headline
+        return "\n".join([f"<h1{size}>{title}</h1>", *map(_html, self.sections)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one HTML page that loads nothing from elsewhere; an existing file is replaced at once.
@@ -62,7 +68,7 @@ class Explanation:
             OSError: it cannot be written.
         """
         title = html.escape(repr(self.asked.spec))
-        page = PAGE.format(title=title, style=_STYLE, body=f"<h1>{title}</h1>\n{self._repr_html_()}")
+        page = PAGE.format(title=title, style=_STYLE, body=self._repr_html_())
         files.write(path, page.encode())
 
 
@@ -78,7 +84,7 @@ def explain(
         batch_size: B, likewise.
 
     Returns:
-        An Explanation: print it, show it in a notebook, `save` it as a page, or take its `data`.
+        An Explanation to print, to show in a notebook, to `save` as a page, or to take the `data` of.
 
     Raises:
         TypeError, ValueError: a wrong type or size.
@@ -103,6 +109,8 @@ def _text(section: Section) -> str:
     lines = [section.title, "-" * len(section.title)]
     for line in section.lines:
         lines += textwrap.wrap(line, WIDTH, subsequent_indent="  ")
+    for name, told in section.pairs:
+        lines += [*textwrap.wrap(name, WIDTH), *textwrap.wrap(told, WIDTH, initial_indent="  ", subsequent_indent="  ")]
     if section.table:
         widths = [max(len(cell) for cell in column) for column in zip(*section.table, strict=True)]
         head, *rows = section.table
@@ -114,16 +122,24 @@ def _text(section: Section) -> str:
 def _html(section: Section) -> str:
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     parts += [f"<p>{html.escape(line)}</p>" for line in section.lines]
+    if section.pairs:
+        told = "".join(f"<dt><b>{html.escape(a)}</b></dt><dd>{html.escape(b)}</dd>" for a, b in section.pairs)
+        parts.append(f"<dl>{told}</dl>")
     if section.table:
         head, *rows = section.table
-        cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-        table = f"<table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>"
+        body = f"<thead>{_row('th', head)}</thead><tbody>{''.join(_row('td', row) for row in rows)}</tbody>"
+        table = f'<table style="color: inherit">{body}</table>'
         parts.append(f'<div style="overflow-x: auto">{table}</div>')
     for caption, picture in section.pictures:
         told = f"<figcaption>{html.escape(caption)}</figcaption>{picture}"
         parts.append(f'<figure style="overflow-x: auto">{told}</figure>')
     return "\n".join(parts)
+
+
+def _row(kind: str, cells: tuple[str, ...]) -> str:
+    """A row of th or td, with what notebooks would otherwise decide."""
+    told = (f'<{kind} style="text-align: left">{html.escape(cell)}</{kind}>' for cell in cells)
+    return f"<tr>{''.join(told)}</tr>"
 
 
 _STYLE = """
@@ -133,8 +149,11 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
   margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; margin: 1.8rem 0 .4rem; } p { margin: .3rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+dl { margin: .4rem 0; } dt { margin-top: .6rem; } dd { margin: 0; }
 figure { margin: 1rem 0; } figcaption { font-weight: 600; margin-bottom: .4rem; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top;
+  white-space: nowrap; }
+td:last-child { min-width: 14rem; white-space: normal; }
 """
 PAGE = """<!doctype html>
 <html lang="en">

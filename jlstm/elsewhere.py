@@ -75,7 +75,9 @@ def _told(value: Any) -> str:
     for named_so, function in named.ACTIVATIONS.items():  # one that jax does not have
         if function is value:
             return f"jlstm.named.ACTIVATIONS[{named_so!r}]"
-    return f"jlstm.{value!r}" if isinstance(value, tuple(named.CLASSES.values())) else name or repr(value)
+    if isinstance(value, tuple(named.CLASSES.values())):
+        return f"jlstm.{value!r}"
+    return name if name.isidentifier() else "your_function"  # a lambda, or an object that can be called
 
 
 def elsewhere(spec: Any, input_size: int) -> dict[str, str]:
@@ -94,7 +96,8 @@ def elsewhere(spec: Any, input_size: int) -> dict[str, str]:
         flax: nnx.RNN(nnx.OptimizedLSTMCell(3, 5, rngs=rngs))
         ONNX: LSTM(hidden_size=5, direction='forward')
     """
-    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), params_like(spec, input_size))
+    # One zero for each weight, whatever its shape: nothing as large as the weights is made.
+    params = jax.tree.map(lambda a: np.broadcast_to(np.zeros((), a.dtype), a.shape), params_like(spec, input_size))
     writers: dict[str, Callable[[Any, Any], str]] = {"Keras": _keras, "torch": _torch, "flax": _flax, "ONNX": _onnx}
     found = {}
     for library, write in writers.items():

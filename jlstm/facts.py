@@ -1,5 +1,6 @@
 """What a spec configures, as numbers: the weights of every LSTM in it, their counts, operations and bytes."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
@@ -25,6 +26,21 @@ _ROLES = {
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What is to be explained; timesteps and batch_size are None where they were not said."""
+
+    spec: LSTM | Bidirectional | Stack
+    input_size: int
+    timesteps: int | None = None
+    batch_size: int | None = None
+
+    @property
+    def layers(self) -> list["Layer"]:
+        """Its LSTMs, as layers_of."""
+        return list(layers_of(self.spec, self.input_size))
+
+
+@dataclass(frozen=True)
 class Weight:
     """One array of weights.
 
@@ -41,7 +57,7 @@ class Weight:
     @property
     def count(self) -> int:
         """The number of parameters in it."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -211,12 +227,12 @@ def layers_of(spec: Any, input_size: int, path: str = "") -> Iterator[Layer]:
 def bytes_of(spec: Any, input_size: int) -> int:
     """The bytes of all weights, in the dtypes that init gives them."""
     arrays = flatten(params_like(spec, input_size)).values()
-    return sum(int(np.prod(a.shape)) * np.dtype(a.dtype).itemsize for a in arrays)
+    return sum(math.prod(a.shape) * np.dtype(a.dtype).itemsize for a in arrays)
 
 
 def state_size(spec: Any) -> int:
     """The numbers in the state of one row."""
-    return sum(int(np.prod(a.shape)) for a in flatten(state_like(spec, 1)).values())
+    return sum(math.prod(a.shape) for a in flatten(state_like(spec, 1)).values())
 
 
 def kept_bytes(layers: list[Layer], timesteps: int) -> int:

@@ -42,7 +42,7 @@ def save(path: PathLike, spec: Spec, params: Any, state: Any = None) -> None:
     An existing file is replaced at once, when the new one is complete on the disk.
 
     Args:
-        path: of the file, by custom *.safetensors.
+        path: of the file, whose name by custom ends in .safetensors.
         spec: LSTM, Bidirectional or Stack.
         params: the params of this spec, in float16, bfloat16, float32 or float64.
         state: a state of it [B, ...], or None.

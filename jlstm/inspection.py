@@ -1,6 +1,6 @@
 """inspect: what the gates and the cells of a layer do at every step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,19 +16,25 @@ from jlstm.types import GATES, Directions, DropoutMasks, LSTMParams, LSTMState
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LSTMTrace:
-    """What happened in one LSTM at every time step: c[t] = f[t] ∘ c[t-1] + i[t] ∘ g[t], h[t] = o[t] ∘ φ(c[t]).
+    """What happened in one LSTM at every time step.
+
+        c[t] = f[t] ∘ c[t-1] + i[t] ∘ g[t]
+        h[t] = o[t] ∘ φ(c[t])                φ = variant.output_activation where there is one, or else activation
+        h[t] = (o[t] ∘ φ(c[t])) @ projection where there is one
+
+    c[-1] is the c of the state given. Where a row was reset before step t, c[t-1] is that of reset_state, or zeros.
 
     Gates are as the cell uses them: i or f is 1 minus the other where they are coupled, and f is 1 without a forget
     gate. At masked steps the gates are NaN, since none was computed, and c and h are those that were kept. Time is in
     the order of the layer's input, whatever the direction: with go_backwards, c[t-1] above reads c[t+1].
     """
 
-    i: Any  # [B, T, N]: input gate
-    f: Any  # [B, T, N]: forget gate
-    g: Any  # [B, T, N]: candidate
-    o: Any  # [B, T, N]: output gate
-    c: Any  # [B, T, N]: cell, after the step
-    h: Any  # [B, T, N], or [B, T, P] with a projection: output, after the step
+    i: Any  #: [B, T, N], input gate
+    f: Any  #: [B, T, N], forget gate
+    g: Any  #: [B, T, N], candidate
+    o: Any  #: [B, T, N], output gate
+    c: Any  #: [B, T, N], cell, after the step
+    h: Any  #: [B, T, N], or [B, T, P] with a projection; output, after the step
 
 
 def inspect(
@@ -44,7 +50,8 @@ def inspect(
 ) -> Any:
     """Record gates, candidate, cell and output of every step, unit and layer, without dropout.
 
-    The steps are those of `layer.apply` with these arguments, run by lax.scan whatever the layer's backend.
+    The steps are those of `layer.apply` with these arguments, run by lax.scan whatever the layer's backend: so jvp and
+    jacfwd work too.
 
     Args:
         layer: an LSTM, a Bidirectional or a Stack.
@@ -70,7 +77,7 @@ def inspect(
     checks.instance("layer", layer, LSTM, Bidirectional, Stack)
     options = {"mask": mask, "lengths": lengths, "reset": reset, "reset_state": reset_state}
     jax.eval_shape(lambda: layer.apply(params, state, x, **options))  # its checks, without its arithmetic
-    return _inspect(layer, params, state, jnp.asarray(x), **options)
+    return _inspect(_on_xla(layer), params, state, jnp.asarray(x), **options)
 
 
 def _inspect(layer: Any, params: Any, state: Any, x: jax.Array, *, reset_state: Any, **options: Any) -> Any:
@@ -89,6 +96,15 @@ def _inspect(layer: Any, params: Any, state: Any, x: jax.Array, *, reset_state: 
             x = layer.layers[below].apply(params[below], state[below], x, reset_state=reset_states[below], **options)[1]
         traces.append(_inspect(one, p, s, x, reset_state=r, **options))
     return tuple(traces)
+
+
+def _on_xla(layer: Any) -> Any:
+    """The same layer through lax.scan, with what the layers of a Stack hand to those above them."""
+    if isinstance(layer, LSTM):
+        return replace(layer, backend="xla")
+    if isinstance(layer, Bidirectional):
+        return replace(layer, forward=_on_xla(layer.forward), backward=_on_xla(layer.backward))
+    return replace(layer, layers=tuple(map(_on_xla, layer.layers)))
 
 
 def _steps(

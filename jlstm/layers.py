@@ -127,7 +127,7 @@ class LSTM:
 
     @property
     def output_size(self) -> int:
-        """Width of the outputs and of h: units, or the projection's width."""
+        """Width of the outputs and of h, which is units or the width of the projection."""
         return self.variant.projection or self.units
 
     def init(self, key: jax.Array, input_size: int) -> LSTMParams:
@@ -138,8 +138,8 @@ class LSTM:
             input_size: D, the width of x.
 
         Returns:
-            LSTMParams in param_dtype: kernel [D, 4N], recurrent_kernel [N, 4N], bias [4N]. A projection [N, P] comes
-            from the kernel_initializer; peephole weights [3, N] start at zero, which is the plain cell.
+            LSTMParams in param_dtype, with kernel [D, 4N], recurrent_kernel [N, 4N] and bias [4N]. A projection [N, P]
+            comes from the kernel_initializer; peephole weights [3, N] start at zero, which is the plain cell.
 
         Example:
             >>> import jax, jlstm
@@ -177,7 +177,7 @@ class LSTM:
         """Make a state of zeros.
 
         Args:
-            batch_size: B.
+            batch_size: B, the number of rows.
             dtype: of h and c; None means param_dtype or dtype, whichever is wider, and at least float32.
 
         Returns:
@@ -218,7 +218,7 @@ class LSTM:
             key: a jax.random key means training: dropout is drawn from it. None means inference.
 
         Returns:
-            The state after the last step, and the outputs: [B, T, N] with return_sequences, otherwise the last valid
+            The state after the last step, and the outputs, [B, T, N] with return_sequences, otherwise the last valid
             one [B, N], in the dtype of the computation.
 
         Raises:

@@ -201,7 +201,7 @@ class L1L2:
 
 @dataclass(frozen=True)
 class OrthogonalRegularizer:
-    """factor · mean of |cosine| over the pairs of rows (or columns) of a matrix."""
+    """factor · mean absolute cosine over the pairs of rows (or columns) of a matrix."""
 
     factor: float = 0.01
     mode: str = "rows"

@@ -191,7 +191,7 @@ class LSTM(Layer):
 
     Args:
         in_features: D, the width of x.
-        units: N.
+        units: N, the width of h and c.
         activation, ..., variant: as jlstm.LSTM.
         stateful: keep the state from each call to the next, instead of starting from zeros.
         return_state: a call returns (state, y) instead of y.

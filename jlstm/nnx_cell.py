@@ -24,7 +24,7 @@ class LSTMCell(SpecModule, nnx.RNNCellBase):
 
     Args:
         in_features: D, the width of the inputs.
-        units: N.
+        units: N, the width of h and c.
         rngs: nnx.Rngs; "params" draws the weights, "dropout" the masks.
         activation, ..., variant: as jlstm.LSTM.
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jlstm import words
 from jlstm.compose import Bidirectional, Stack
 from jlstm.facts import GATE_NAMES, Layer, levels_of
 from jlstm.layers import LSTM
@@ -16,81 +17,81 @@ def block(layer: Layer) -> str:
     """Draw one time step: the gates, and the width of every wire."""
     spec, v = layer.spec, layer.spec.variant
     N, P, D = spec.units, spec.output_size, layer.input_size
-    draw = Canvas(760, 400, f"One time step of {spec!r}: gates, cell and output, with the width of every wire")
-    x_of: dict[str, int] = {"f": 200} if v.forget_gate else {}
-    x_of |= {"i": 320, "g": 440, "o": 590}
+    draw = Canvas(560, 400, f"One time step of {spec!r}: gates, cell and output, with the width of every wire")
+    x_of: dict[str, int] = {"f": 130} if v.forget_gate else {}
+    x_of |= {"i": 225, "g": 320, "o": 430}
     cell, bus = 60, 305
 
     # c goes through along the top, x and h come in along the bottom.
-    draw.text(36, cell - 16, f"c: {N}", color=STATE, bold=True)
-    draw.text(20, bus - 16, f"h: {P}", color=STATE, bold=True, anchor="start")
-    draw.line((20, bus), (max(x_of.values()), bus), arrow=False)
-    draw.line((90, 385), (90, bus), arrow=False)
-    draw.dot(90, bus)
-    draw.text(98, 378, f"x: {D}", anchor="start", bold=True)
-    draw.text(98, bus + 15, f"x and h side by side: {D} + {P} = {D + P}", anchor="start", size=11, color=GREY)
+    draw.text(14, cell - 16, f"c: {N}", color=STATE, bold=True, anchor="start")
+    draw.text(14, bus - 16, f"h: {P}", color=STATE, bold=True, anchor="start")
+    draw.line((14, bus), (max(x_of.values()), bus), arrow=False)
+    draw.line((60, 385), (60, bus), arrow=False)
+    draw.dot(60, bus)
+    draw.text(68, 378, f"x: {D}", anchor="start", bold=True)
+    draw.text(68, bus + 15, f"x and h side by side: {D} + {P} = {D + P}", anchor="start", size=11, color=GREY)
 
     follows: tuple[str, str] = {"input": ("i", "f"), "forget": ("f", "i")}.get(v.coupled or "", ("", ""))
     for gate, x in x_of.items():
         color = GATE_COLORS[gate]
         dashed = gate == follows[0]
-        draw.box(x - 48, 200, 96, 46, color=color, dashed=dashed)
+        draw.box(x - 42, 200, 84, 46, color=color, dashed=dashed)
         draw.text(x, 215, f"1 - {follows[1]}" if dashed else f"{'φ' if gate == 'g' else 'σ'}", size=14, bold=True)
-        draw.text(x, 233, f"{gate}: {GATE_NAMES[gate]}", size=11)
+        draw.text(x, 233, f"{gate}: {GATE_NAMES[gate]}", size=10)
         if not dashed:
             draw.line((x, bus), (x, 246))
             draw.dot(x, bus)
-            draw.text(x + 5, 270, f"{D + P} → {N}", size=11, anchor="start", color=GREY)
+            draw.text(x + 5, 270, f"{D + P} → {N}", size=11, anchor="start", color=GREY, within=84)
     if follows[0] == "i":
-        draw.line((x_of["f"] + 48, 223), (x_of["i"] - 48, 223))
+        draw.line((x_of["f"] + 42, 223), (x_of["i"] - 42, 223))
     elif follows[0] == "f":
-        draw.line((x_of["i"] - 48, 223), (x_of["f"] + 48, 223))
+        draw.line((x_of["i"] - 42, 223), (x_of["f"] + 42, 223))
 
     # c' = f * c + i * g
     if v.forget_gate:
-        draw.line((20, cell), (x_of["f"] - 10, cell), color=STATE)
+        draw.line((14, cell), (x_of["f"] - 10, cell), color=STATE)
         draw.circle(x_of["f"], cell, "×")
         draw.line((x_of["f"], 200), (x_of["f"], cell + 10), color=GATE_COLORS["f"])
         draw.line((x_of["f"] + 10, cell), (x_of["i"] - 10, cell), color=STATE)
     else:
-        draw.line((20, cell), (x_of["i"] - 10, cell), color=STATE)
-        draw.text(170, cell - 14, "no forget gate: c is kept whole", size=11, color=GREY)
+        draw.line((14, cell), (x_of["i"] - 10, cell), color=STATE)
+        draw.text(80, cell + 14, "no forget gate", size=11, color=GREY, anchor="start")
     draw.circle(x_of["i"], cell, "+")
     draw.circle(x_of["i"], 130, "×")
     draw.line((x_of["i"], 120), (x_of["i"], cell + 10))
     draw.line((x_of["i"], 200), (x_of["i"], 140), color=GATE_COLORS["i"])
     draw.line((x_of["g"], 200), (x_of["g"], 130), (x_of["i"] + 10, 130), color=GATE_COLORS["g"])
-    draw.line((x_of["i"] + 10, cell), (735, cell), color=STATE)
-    draw.text(720, cell - 16, f"c': {N}", color=STATE, bold=True)
+    draw.line((x_of["i"] + 10, cell), (548, cell), color=STATE)
+    draw.text(548, cell - 16, f"c': {N}", color=STATE, bold=True, anchor="end")
 
     # h' = o * φ(c')
-    draw.dot(650, cell, STATE)
-    draw.line((650, cell), (650, 90))
-    draw.box(632, 90, 36, 24)
-    draw.text(650, 102, "φ" if v.output_activation is None else "φ_h", size=13, bold=True)
-    draw.line((650, 114), (650, 140))
-    draw.circle(650, 150, "×")
-    draw.line((x_of["o"], 200), (x_of["o"], 150), (640, 150), color=GATE_COLORS["o"])
+    draw.dot(480, cell, STATE)
+    draw.line((480, cell), (480, 90))
+    draw.box(462, 90, 36, 24)
+    draw.text(480, 102, "φ" if v.output_activation is None else "φ_h", size=13, bold=True)
+    draw.line((480, 114), (480, 140))
+    draw.circle(480, 150, "×")
+    draw.line((x_of["o"], 200), (x_of["o"], 150), (470, 150), color=GATE_COLORS["o"])
     if v.projection:
-        draw.line((660, 150), (676, 150))
-        draw.box(676, 136, 30, 28)
-        draw.text(691, 150, "R", bold=True)
-        draw.text(691, 176, f"{N} → {P}", size=11, color=GREY)
-        draw.line((706, 150), (735, 150), color=STATE)
+        draw.line((490, 150), (500, 150))
+        draw.box(500, 136, 24, 28)
+        draw.text(512, 150, "R", bold=True)
+        draw.text(512, 176, f"{N} → {P}", size=11, color=GREY, within=90)
+        draw.line((524, 150), (548, 150), color=STATE)
     else:
-        draw.line((660, 150), (735, 150), color=STATE)
-    draw.text(726, 126, f"h': {P}", color=STATE, bold=True)
-    draw.text(724, 192, "the output", size=11, color=GREY)
+        draw.line((490, 150), (548, 150), color=STATE)
+    draw.text(548, 126, f"h': {P}", color=STATE, bold=True, anchor="end", within=50)
+    draw.text(524, 194, "the output", size=11, color=GREY)
 
     if v.peephole:
         for gate in ("f", "i"):
             if gate in x_of and gate != follows[0]:
-                x = x_of[gate] - 36
-                draw.line((120, cell), (120, 180), (x, 180), (x, 200), color=STATE, dashed=True)
-        draw.dot(120, cell, STATE)
-        draw.text(126, 172, "peepholes", size=11, anchor="start", color=GREY)
-        draw.dot(530, cell, STATE)
-        draw.line((530, cell), (530, 180), (x_of["o"] - 36, 180), (x_of["o"] - 36, 200), color=STATE, dashed=True)
+                x = x_of[gate] - 34
+                draw.line((70, cell), (70, 180), (x, 180), (x, 200), color=STATE, dashed=True)
+        draw.dot(70, cell, STATE)
+        draw.text(64, 172, "peepholes", size=11, anchor="end", color=GREY)
+        draw.dot(380, cell, STATE)
+        draw.line((380, cell), (380, 180), (x_of["o"] - 34, 180), (x_of["o"] - 34, 200), color=STATE, dashed=True)
     return str(draw)
 
 
@@ -98,8 +99,8 @@ def units(layer: Layer) -> str:
     """Draw the weight matrices, with all that belongs to the first unit, and what its output feeds."""
     spec = layer.spec
     N, P, D = spec.units, spec.output_size, layer.input_size
-    draw = Canvas(760, 330, f"The {N} units of {spec!r} in its weights")
-    left, width, gap = 120, 135, 10
+    draw = Canvas(570, 330, f"The {words.count(N, 'unit')} of {spec!r} in its weights")
+    left, width, gap = 112, 106, 8
     heights = {"kernel": (D, 60), "recurrent_kernel": (P, 110)}
     tops = {"kernel": 50, "recurrent_kernel": 140}
     shown = N if N <= 12 else 12  # columns drawn of a slice
@@ -135,9 +136,9 @@ def units(layer: Layer) -> str:
         draw.text(left - 10, 275, "bias", anchor="end", size=11)
     more = "" if N <= 12 and max(D, P) <= 12 else " (12 of them drawn)"
     draw.text(left, 12, f"4 slices of N = {N} columns{more}", anchor="start", size=11, color=GREY)
-    draw.text(left, 300, "A shaded column: what unit 1 reads in each slice.", anchor="start", size=12)
+    draw.text(8, 300, "A shaded column: what unit 1 reads in each slice.", anchor="start")
     last = "number 1 of h" if spec.variant.projection else "the output of unit 1"
-    draw.text(left, 318, f"The red row: {last}, read by the gates of every unit at the next step.", anchor="start")
+    draw.text(8, 318, f"The red row: {last}, read by the gates of every unit at the next step.", anchor="start")
     return str(draw)
 
 
@@ -149,11 +150,11 @@ def over_time(spec: Any, timesteps: int | None) -> str:
         steps: list[str | None] = [str(t) for t in range(timesteps)]
     else:
         steps = ["0", "1", None, last]
-    column, lane = 130, 92
-    left = 90
-    width = left + column * len(steps) + 90
+    column, lane = 110, 92
+    left = 84
+    width = left + column * len(steps) + 84
     height = 120 + lane * len(lanes)
-    draw = Canvas(max(width, 480), height, f"{spec!r} over time, the state carried from step to step")
+    draw = Canvas(max(width, 430), height, f"{spec!r} over time, the state carried from step to step")
     bottom = height - 46
     y_of = [bottom - 52 - lane * k for k in range(len(lanes))]
     x_of = [left + column * (k + 0.5) for k in range(len(steps))]
@@ -163,7 +164,7 @@ def over_time(spec: Any, timesteps: int | None) -> str:
         y = y_of[number]
         back = levels[level].backwards(one)
         order = list(reversed(x_of)) if back else x_of
-        start = order[0] + (44 + 46) * (1 if back else -1)
+        start = order[0] + (38 + 48) * (1 if back else -1)
         edge = 38
         previous = start
         for x, step in zip(order, reversed(steps) if back else steps, strict=True):
@@ -174,10 +175,10 @@ def over_time(spec: Any, timesteps: int | None) -> str:
                 draw.text(x, y, "…", size=16)
                 continue
             draw.box(x - edge, y - 20, 2 * edge, 40, color=BLUE)
-            draw.text(x, y - 6 if name else y, f"LSTM({one.units})", size=11)
+            draw.text(x, y - 6 if name else y, f"LSTM({one.units})", size=11, within=70)
             if name:
                 draw.text(x, y + 8, name, size=10, color=GREY)
-        end = order[-1] + (44 + 46) * (-1 if back else 1)
+        end = order[-1] + (38 + 48) * (-1 if back else 1)
         draw.line((previous, y), (end, y), color=STATE)
         draw.text(start, y - 12, "state", size=11, color=STATE, anchor="middle")
         draw.text(end, y - 12, "new state", size=11, color=STATE, anchor="middle")
@@ -186,58 +187,75 @@ def over_time(spec: Any, timesteps: int | None) -> str:
     return str(draw)
 
 
-def calls(units: int, zeroed: bool = False) -> str:
+def calls(units: int, *, zeroed: bool = False, resets: bool = True) -> str:
     """Draw what each option of a call changes for a layer of so many units: the carry, the outputs, the order.
 
-    zeroed: whether outputs at masked steps are zeros.
+    Six pictures, side by side where there is room.
+
+    Args:
+        zeroed: whether outputs at masked steps are zeros.
+        resets: whether the layer takes resets; one that reads from the end raises.
     """
-    draw = Canvas(760, 500, "What return_sequences, go_backwards, stateful, mask and reset change")
-    panels = ("return_sequences=True", "go_backwards=True", "the state passed on (stateful)", "mask[:, 1] = False",
-              "reset[:, 1] = True", "the same weights at every step")  # fmt: skip
-    words = (
-        "every h comes back, not the last one alone",
-        "reading from the end; the outputs in that order",
-        "the second call goes on where the first one ended",
-        f"the state passes by, the output is {'zeros' if zeroed else 'repeated'}",
-        "the state is replaced by zeros before the step",
-        "so T may differ from call to call",
-    )
-    for number, (title, told) in enumerate(zip(panels, words, strict=True)):
-        x0, y0 = 20 + 380 * (number % 2), 165 * (number // 2)
-        draw.text(x0, y0 + 16, title, anchor="start", bold=True)
-        draw.text(x0, y0 + 34, told, anchor="start", size=11, color=GREY)
-        x_of, y = [x0 + 70 + 95 * k for k in range(3)], y0 + 100
-        back = number == 1
-        for k, x in enumerate(x_of):
-            draw.box(x - 30, y - 16, 60, 32, color=BLUE)
-            draw.text(x, y, f"LSTM({units})", size=10)
-            draw.text(x, y + 48, f"x[:, {k}]", size=10)
-            draw.line((x, y + 40), (x, y + 16))
-            last = k == (0 if back else 2)
-            returned = number == 0 or last or number in (1, 3, 4) or (number == 2 and k == 0)  # call 1 ends there
-            draw.line((x, y - 16), (x, y - 36), dashed=not returned, color=INK if returned else GREY)
-        ends = [x_of[0] - 55, *x_of, x_of[2] + 55]
-        for k in range(4):
-            a, b = ends[k] + (30 if k else 0), ends[k + 1] - (30 if k < 3 else 0)
-            if back:
-                draw.line((b, y), (a, y), color=STATE)
-            elif number == 3 and k in (1, 2):  # past the masked step
-                continue
-            elif number == 4 and k == 1:
-                draw.line((a, y), (a + 12, y), color=STATE, arrow=False)
-                draw.text(a + 20, y - 12, "0", color=STATE, bold=True)
-                draw.line((a + 20, y), (b, y), color=STATE)
-            else:
-                draw.line((a, y), (b, y), color=STATE, width=3 if number == 2 and k == 1 else 1.4)
-        if number == 3:
-            over = y - 26
-            draw.line((x_of[0] + 30, y), (x_of[0] + 40, y), (x_of[0] + 40, over), (x_of[1] + 55, over),
-                      (x_of[1] + 55, y), (x_of[2] - 30, y), color=STATE)  # fmt: skip
-        if number == 2:
-            middle = (x_of[0] + x_of[1]) / 2
-            draw.line((middle, y - 38), (middle, y + 54), dashed=True, color=GREY, arrow=False)
-            draw.text(middle - 4, y - 44, "call 1", size=10, color=GREY, anchor="end")
-            draw.text(middle + 4, y - 44, "call 2", size=10, color=GREY, anchor="start")
+    told = {
+        "return_sequences=True": "every h comes back, not the last one alone",
+        "go_backwards=True": "reading from the end; the outputs in that order",
+        "the state passed on (stateful)": "the second call goes on where the first one ended",
+        "mask[:, 1] = False": f"the state passes by, the output is {'zeros' if zeroed else 'repeated'}",
+        "reset[:, 1] = True": "the state is replaced by zeros before the step",
+        "the same weights at every step": "so T may differ from call to call",
+    }
+    if not resets:
+        told["reset[:, 1] = True"] = "raises: read from its end, an episode has no start"
+    panels = [_call(title, text, units, number) for number, (title, text) in enumerate(told.items())]
+    if not resets:
+        panels[_RESET] = _call("reset[:, 1] = True", told["reset[:, 1] = True"], units, None)
+    style = "display: flex; flex-wrap: wrap; align-items: flex-start; gap: 12px 24px"
+    return f'<div style="{style}">{"".join(panels)}</div>'
+
+
+_ALL, _BACKWARDS, _STATEFUL, _MASK, _RESET, _PLAIN = range(6)
+
+
+def _call(title: str, told: str, units: int, panel: int | None) -> str:
+    """Draw one option of a call; panel None: its words alone."""
+    draw = Canvas(340, 50 if panel is None else 160, f"{title}: {told}")
+    draw.text(0, 16, title, anchor="start", bold=True)
+    draw.text(0, 34, told, anchor="start", size=11, color=GREY)
+    if panel is None:
+        return str(draw)
+    x_of, y = [75 + 95 * k for k in range(3)], 100
+    for k, x in enumerate(x_of):
+        passed = panel == _MASK and k == 1  # the step is not taken
+        draw.box(x - 30, y - 16, 60, 32, color=GREY if passed else BLUE, dashed=passed)
+        draw.text(x, y, f"LSTM({units})", size=10, within=54, color=GREY if passed else INK)
+        draw.text(x, y + 48, f"x[:, {k}]", size=10)
+        draw.line((x, y + 40), (x, y + 16), dashed=passed, color=GREY if passed else INK)
+        ends_here = k == (0 if panel == _BACKWARDS else 2) or (panel == _STATEFUL and k == 0)  # call 1 ends there
+        returned = ends_here or panel in (_ALL, _BACKWARDS, _MASK, _RESET)
+        draw.line((x, y - 16), (x, y - 36), dashed=not returned, color=INK if returned else GREY)
+    ends = [x_of[0] - 55, *x_of, x_of[2] + 55]
+    for k in range(4):
+        a, b = ends[k] + (30 if k else 0), ends[k + 1] - (30 if k < 3 else 0)
+        if panel == _BACKWARDS:
+            draw.line((b, y), (a, y), color=STATE)
+        elif panel == _MASK and k in (1, 2):  # past the masked step
+            continue
+        elif panel == _RESET and k == 1:
+            draw.line((a, y), (a + 12, y), color=STATE, arrow=False)
+            draw.text(a + 20, y - 12, "0", color=STATE, bold=True)
+            draw.line((a + 20, y), (b, y), color=STATE)
+        else:
+            draw.line((a, y), (b, y), color=STATE, width=3 if panel == _STATEFUL and k == 1 else 1.4)
+    if panel == _MASK:
+        over = y - 26
+        draw.line((x_of[0] + 30, y), (x_of[0] + 40, y), (x_of[0] + 40, over), (x_of[1] + 55, over), (x_of[1] + 55, y),
+                  (x_of[2] - 30, y), color=STATE)  # fmt: skip
+        draw.text(x_of[1], y - 44, "0" if told.endswith("zeros") else "h of before", size=10, color=GREY)
+    if panel == _STATEFUL:
+        middle = (x_of[0] + x_of[1]) / 2
+        draw.line((middle, y - 38), (middle, y + 54), dashed=True, color=GREY, arrow=False)
+        draw.text(middle - 4, y - 44, "call 1", size=10, color=GREY, anchor="end")
+        draw.text(middle + 4, y - 44, "call 2", size=10, color=GREY, anchor="start")
     return str(draw)
 
 
@@ -306,8 +324,8 @@ def _outputs(draw: Canvas, lanes: Any, x_of: Any, steps: Any, y_of: Any, spec: A
             draw.text(x, upper - 62, _output_name(step, steps, spec, turned), bold=True)
     if both and not spec.return_sequences:
         ends = ("first", "last") if turned else ("last", "first")
-        words = "y: forward after the {} step, backward after the {}".format(*ends)
-        draw.text(max((x_of[0] + x_of[-1]) / 2, 200), upper - 62, words, bold=True)  # not past the left edge
+        text = "y: forward after the {} step, backward after the {}".format(*ends)
+        draw.text(max((x_of[0] + x_of[-1]) / 2, 200), upper - 62, text, bold=True)  # not past the left edge
 
 
 def _output_name(step: str, steps: Any, spec: Any, turned: bool) -> str:

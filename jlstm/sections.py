@@ -1,69 +1,70 @@
 """The parts of an explanation, in words: layer, weights, parameters, shapes, times, state, cost, other libraries."""
 
 from dataclasses import dataclass, replace
-from functools import reduce
 from typing import Any
 
-from jlstm import checks, pictures
-from jlstm.backends.dispatch import which_backend
-from jlstm.compose import Bidirectional, Stack
-from jlstm.facts import GATE_NAMES, Layer, bytes_of, kept_bytes, layers_of, levels_of, state_size
+from jlstm import costs, pictures, words
+from jlstm.compose import Bidirectional
+from jlstm.facts import GATE_NAMES, Asked, Layer, levels_of, state_size
 from jlstm.layers import LSTM
-from jlstm.paths import flatten, state_like
-from jlstm.types import GATES, PEEPHOLES, Directions, wider_dtype
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is to be explained; timesteps and batch_size are None where they were not said."""
-
-    spec: LSTM | Bidirectional | Stack
-    input_size: int
-    timesteps: int | None = None
-    batch_size: int | None = None
+from jlstm.options import left_alone, options_of
+from jlstm.questions import answers_of, shapes_of
+from jlstm.starts import starts_of
+from jlstm.types import GATES, PEEPHOLES
 
 
 @dataclass(frozen=True)
 class Section:
     """A part of the explanation.
 
-    title: its heading. lines: sentences. table: its first row is the head; empty where there is none. pictures: SVG,
-    each under a caption; text does without.
+    title: its heading. lines: sentences. pairs: what is asked or named, and what there is to say of it. table: its
+    first row is the head; empty where there is none. pictures: SVG, each under a caption; text does without.
     """
 
     title: str
-    lines: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
     table: tuple[tuple[str, ...], ...] = ()
     pictures: tuple[tuple[str, str], ...] = ()
 
 
 def all_of(asked: Asked) -> tuple[Section, ...]:
     """Make every part, in order."""
-    layers = list(layers_of(asked.spec, asked.input_size))
-    first = (the_layer(asked, layers), weights(layers), parameters(layers), shapes(asked), times(asked))
-    return (*first, state(asked), costs(asked), libraries(asked))
+    layers = asked.layers
+    first = (in_short(asked), the_layer(layers), weights(layers), starts(layers), parameters(layers), shapes(asked))
+    return (*first, times(asked), state(asked), options(asked), cost(asked), libraries(asked))
 
 
-def the_layer(asked: Asked, layers: list[Layer]) -> Section:
-    lines = [repr(asked.spec)]
-    for layer in layers:
-        N, where = layer.spec.units, f"{layer.path}: " if layer.path else ""
-        P = layer.spec.output_size
-        width = f"h and c are {_count(N, 'number')} each" if P == N else f"c is {N:,} numbers, h {P:,}"
-        lines.append(
-            f"{where}{_count(N, 'unit')}, so for each row of the batch {width}, and at each time step every gate and "
-            f"the candidate have {_count(N, 'value')}; a step reads {_count(layer.input_size, 'number')} of x."
-        )
+def in_short(asked: Asked) -> Section:
+    return Section("In short", pairs=tuple(answers_of(asked).items()))
+
+
+def the_layer(layers: list[Layer]) -> Section:
+    lines = []
+    for layer in layers if len(layers) > 1 else ():
+        N, P = layer.spec.units, layer.spec.output_size
+        width = f"h and c are {words.count(N, 'number')} each" if P == N else f"c is {N:,} numbers, h {P:,}"
+        read = words.count(layer.input_size, "number")
+        lines.append(f"{layer.path}: {words.count(N, 'unit')}, so {width} for each row; a step reads {read}.")
     equations: dict[tuple[str, ...], list[str]] = {}
     for layer in layers:
         equations.setdefault(tuple(_equations(layer.spec)), []).append(layer.path)
     for told, paths in equations.items():
         lines += [*([f"{', '.join(paths)}:"] if len(equations) > 1 else []), *told]
-    drawn = {(layer.spec.units, layer.spec.variant, layer.input_size): layer for layer in reversed(layers)}
     blocks = [
-        (f"One time step{_of(layer)}: the width of every wire.", pictures.block(layer)) for layer in drawn.values()
+        (f"One time step{where}: the width of every wire.", pictures.block(layer)) for layer, where in _drawn(layers)
     ]
-    return Section("The layer", tuple(lines), pictures=tuple(reversed(blocks)))
+    return Section("The layer", tuple(lines), pictures=tuple(blocks))
+
+
+def _drawn(layers: list[Layer]) -> list[tuple[Layer, str]]:
+    """The layers whose pictures differ, each with the words for all that share it."""
+    alike: dict[Any, list[Layer]] = {}
+    for layer in layers:
+        spec = layer.spec
+        alike.setdefault((spec.units, spec.variant, spec.use_bias, layer.input_size), []).append(layer)
+    several = len(layers) > 1
+    return [(same[0], f" of {words.listed([a.path for a in same])}" if several else "") for same in alike.values()]
 
 
 def _equations(spec: LSTM) -> list[str]:
@@ -91,9 +92,7 @@ def _equations(spec: LSTM) -> list[str]:
     lines.append(f"c' = {'f ∘ c' if v.forget_gate else 'c'} + i ∘ g")
     output = f"o ∘ {φ_h}(c')"
     lines.append(f"h' = ({output}) R" if v.projection else f"h' = {output}")
-    told = ", ".join(
-        f"{letter} = {checks.show(value) if not isinstance(value, str) else value}" for letter, value in names.items()
-    )
+    told = ", ".join(f"{letter} = {words.function(value)}" for letter, value in names.items())
     return [*lines, f"with {told}; the same weights at every time step."]
 
 
@@ -116,9 +115,18 @@ def weights(layers: list[Layer]) -> Section:
             f"The slices of {gate}{f' in {where}' if where else ''} keep their place and are not read: the variant "
             f"computes no {GATE_NAMES[gate]} from them."
         )
-    drawn = {(layer.spec.units, layer.spec.variant, layer.input_size): layer for layer in reversed(layers)}
-    shown = [(f"The units in the weights{_of(layer)}.", pictures.units(layer)) for layer in drawn.values()]
-    return Section("Weights", tuple(lines), tuple(rows), tuple(reversed(shown)))
+    shown = [(f"The units in the weights{where}.", pictures.units(layer)) for layer, where in _drawn(layers)]
+    return Section("Weights", tuple(lines), table=tuple(rows), pictures=tuple(shown))
+
+
+def starts(layers: list[Layer]) -> Section:
+    many = len(layers) > 1
+    rows = [(*(["layer"] if many else []), "weight", "initializer", "values")]
+    for layer in layers:
+        for weight, (initializer, values) in starts_of(layer).items():
+            rows.append((*([layer.path] if many else []), weight, initializer, values))
+    lines = ("By layer.init(key, input_size). A kernel is drawn as one matrix, its four slices together.",)
+    return Section("What the weights start from", lines, table=tuple(rows))
 
 
 def parameters(layers: list[Layer]) -> Section:
@@ -133,26 +141,10 @@ def parameters(layers: list[Layer]) -> Section:
     return Section("Parameters", tuple(lines))
 
 
-def shapes_of(asked: Asked) -> dict[str, str]:
-    B, T = asked.batch_size or "B", asked.timesteps or "T"
-    shapes = {"x": _shape(B, T, asked.input_size)}
-    for name, array in flatten(state_like(asked.spec, 1)).items():
-        shapes["state" + "".join(f"[{k}]" if k.isdigit() else f".{k}" for k in name.split("/"))] = _shape(
-            B, *array.shape[1:]
-        )
-    steps = (T,) if asked.spec.return_sequences else ()
-    top = _top(asked.spec)
-    if isinstance(top, Bidirectional) and top.merge_mode is None:
-        shapes["y"] = f"({_shape(B, *steps, top.forward.output_size)}, {_shape(B, *steps, top.backward.output_size)})"
-    else:
-        shapes["y"] = _shape(B, *steps, asked.spec.output_size)
-    return shapes
-
-
 def shapes(asked: Asked) -> Section:
     rows = [("array", "shape"), *shapes_of(asked).items()]
     lines = ("state, y = layer.apply(params, state, x); B rows of the batch, T time steps.",)
-    return Section("Shapes", lines, tuple(rows))
+    return Section("Shapes", lines, table=tuple(rows))
 
 
 def times(asked: Asked) -> Section:
@@ -208,75 +200,33 @@ def state(asked: Asked) -> Section:
         "all": "chunks of a sequence do not give the numbers of the whole here, since what is read from the end of a "
         "chunk has not seen the chunks after it.",
     }[top.above[1]]
-    spec = top.spec
-    zeroed = spec.return_sequences if isinstance(spec, Bidirectional) else spec.zero_output_for_mask
+    of_all = " of every layer" if len(asked.layers) > 1 else ""
+    shown = pictures.calls(
+        asked.layers[0].spec.units,
+        zeroed=top.spec.return_sequences if isinstance(top.spec, Bidirectional) else top.spec.zero_output_for_mask,
+        resets=not any(layer.spec.go_backwards for layer in asked.layers),
+    )
     return Section(
         "State",
         (
-            f"{_count(one, 'number')} a row: h and c of every layer. It goes in and comes out of every call.",
+            f"{words.count(one, 'number')} a row: h and c{of_all}. It goes in and comes out of every call.",
             f"stateful=True is nothing but passing on the state that came out; {chunks}",
         ),
-        pictures=(("What each option changes.", pictures.calls(_first_units(asked), zeroed)),),
+        pictures=((f"What each option changes, of one LSTM({asked.layers[0].spec.units}) over three steps.", shown),),
     )
 
 
-def costs_of(asked: Asked) -> dict[str, int]:
-    """Count operations and bytes: of a step of one row, and where T and B are known of a whole call."""
-    layers = list(layers_of(asked.spec, asked.input_size))
-    products = sum(layer.operations.products for layer in layers)
-    step = products + sum(layer.operations.elementwise for layer in layers)
-    costs = {
-        "flops_step": step,
-        "activations_step": sum(layer.operations.activations for layer in layers),
-        "bytes_weights": bytes_of(asked.spec, asked.input_size),
-    }
-    if asked.timesteps is not None and asked.batch_size is not None:
-        steps = asked.timesteps * asked.batch_size
-        costs["flops_forward"] = step * steps
-        costs["flops_training"] = (step + 2 * products) * steps
-        costs["bytes_kept"] = asked.batch_size * kept_bytes(layers, asked.timesteps)
-    return costs
+def options(asked: Asked) -> Section:
+    pairs, every = [], {layer.path for layer in asked.layers}
+    for option in options_of(asked):
+        where = "every LSTM" if every == set(option.paths) and len(every) > 1 else words.listed(list(option.paths))
+        pairs.append((f"{where}: {option.text}" if where else option.text, option.does))
+    defaults = left_alone(asked)
+    return Section("Options", (defaults,) if defaults else (), tuple(pairs))
 
 
-def costs(asked: Asked) -> Section:
-    found = costs_of(asked)
-    layers = list(layers_of(asked.spec, asked.input_size))
-    remat = any(layer.spec.remat_every for layer in layers)
-    steps = "the steps of one chunk of remat_every, and the state before each chunk" if remat else "every step"
-    dtypes = " and ".join(dict.fromkeys(layer.state_dtype.name for layer in layers))
-    lines = [
-        f"One time step of one row: {found['flops_step']:,} multiplications and additions, "
-        f"{found['activations_step']:,} values of activations.",
-        f"Weights: {_bytes(found['bytes_weights'])}.",
-    ]
-    if "flops_forward" in found:
-        lines += [
-            f"Forward: {_flops(found['flops_forward'])}. Training step: about {_flops(found['flops_training'])}, since"
-            " the backward pass makes two products for each one.",
-            f"Training keeps {_bytes(found['bytes_kept'])} until the backward pass (gates, cell and output of "
-            f"{steps}, in {dtypes}); the scan of xla about twice as much. Adam keeps twice the weights.",
-        ]
-    else:
-        lines.append(
-            "With timesteps and batch_size: operations and memory of a whole call, and the backend that runs it."
-        )
-    lines += [f"Backend: {text}" for text in backend_of(asked)]
-    return Section("Cost", tuple(lines))
-
-
-def backend_of(asked: Asked) -> list[str]:
-    if asked.timesteps is None or asked.batch_size is None:
-        return []
-    layers = list(layers_of(asked.spec, asked.input_size))
-    state_dtype = reduce(wider_dtype, [layer.state_dtype for layer in layers])
-    try:
-        choice = which_backend(
-            asked.spec, (asked.batch_size, asked.timesteps, asked.input_size), state_dtype=state_dtype
-        )
-    except ValueError as error:  # a backend asked for by name that cannot serve the call
-        return [f"none: {error}"]
-    choices = _flat(choice)
-    return [f"{f'{layer.path}: ' if layer.path else ''}{made}" for layer, made in zip(layers, choices, strict=True)]
+def cost(asked: Asked) -> Section:
+    return Section("Cost", tuple(costs.told(asked)))
 
 
 def elsewhere_of(asked: Asked) -> dict[str, str]:
@@ -290,7 +240,7 @@ def libraries(asked: Asked) -> Section:
     return Section(
         "The same layer elsewhere",
         ("By the converters of jlstm.interop, which carry the weights too.",),
-        (("library", "layer"), *elsewhere_of(asked).items()),
+        table=(("library", "layer"), *elsewhere_of(asked).items()),
     )
 
 
@@ -299,56 +249,20 @@ def libraries(asked: Asked) -> Section:
 
 def plain(layer: Layer) -> dict[str, Any]:
     """Write what is known of one LSTM as plain types."""
-    formula, operations = layer.formula, layer.operations
+    formula, operations, starts = layer.formula, layer.operations, starts_of(layer)
     return {
         "path": layer.path,
         "spec": repr(layer.spec),
         "input_size": layer.input_size,
         "weights": {
-            weight.name: {"shape": list(weight.shape), "gates": {g: list(s) for g, s in weight.slices.items()}}
+            weight.name: {
+                "shape": list(weight.shape),
+                "gates": {g: list(s) for g, s in weight.slices.items()},
+                "starts": starts[weight.name][1],
+            }
             for weight in layer.weights
         },
         "formula": f"{formula.letters} = {formula.numbers} = {formula.total:,}",
         "parameters": formula.total,
         "operations": vars(operations),
     }
-
-
-def _of(layer: Layer) -> str:
-    return f" of {layer.path}" if layer.path else ""
-
-
-def _first_units(asked: Asked) -> int:
-    return next(iter(layers_of(asked.spec, asked.input_size))).spec.units
-
-
-def _top(spec: Any) -> Any:
-    return _top(spec.layers[-1]) if isinstance(spec, Stack) else spec
-
-
-def _flat(choice: Any) -> list[Any]:
-    if isinstance(choice, Directions):
-        return [choice.forward, choice.backward]
-    return [c for part in choice for c in _flat(part)] if isinstance(choice, tuple) else [choice]
-
-
-def _shape(*sizes: Any) -> str:
-    return f"[{', '.join(map(str, sizes))}]"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _flops(number: int) -> str:
-    for size, unit in ((10**9, "GFLOP"), (10**6, "MFLOP")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,} FLOP"
-
-
-def _bytes(number: int) -> str:
-    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:,} bytes"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jlstm import named
+from jlstm import checks, named
 
 
 def call_repr(self: Any) -> str:
@@ -19,7 +19,8 @@ def call_repr(self: Any) -> str:
     for field in dataclasses.fields(self):
         value = getattr(self, field.name)
         if not _is_default(field, value):
-            arguments.append(f"{field.name}={value!r}" if field.kw_only else repr(value))
+            text = checks.written(value)
+            arguments.append(f"{field.name}={text}" if field.kw_only else text)
     return f"{type(self).__name__}({', '.join(arguments)})"
 
 

@@ -24,9 +24,11 @@ class Canvas:
 
     def text(
         self, x: float, y: float, words: str, *, size: float = 12, anchor: str = "middle", color: str = INK,
-        bold: bool = False,
+        bold: bool = False, within: float | None = None,
     ) -> None:  # fmt: skip
-        """Write words whose middle line is at y."""
+        """Write words whose middle line is at y, smaller where they would be wider than `within`."""
+        if within is not None:
+            size = min(size, within / (0.62 * len(words)))
         weight = ' font-weight="600"' if bold else ""
         self._parts.append(
             f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{color}"'
@@ -74,7 +76,7 @@ class Canvas:
         title = html.escape(self._title)
         return (
             f'<svg viewBox="0 0 {self._width:g} {self._height:g}" width="{self._width:g}" role="img"'
-            f' aria-label="{title}" style="max-width: 100%; min-width: {min(self._width, 560):g}px; height: auto;'
+            f' aria-label="{title}" style="max-width: 100%; min-width: {min(self._width, 440):g}px; height: auto;'
             f' display: block"'
             f' font-family="system-ui, sans-serif"><title>{title}</title>{"".join(self._parts)}</svg>'
         )

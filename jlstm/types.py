@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-GATES = ("i", "f", "g", "o")  # the order of the four slices along 4N
+GATES = ("i", "f", "g", "o")  #: the order of the four slices along 4N
 PEEPHOLES = ("i", "f", "o")  # the order of the rows of LSTMParams.peephole
 
 
@@ -27,11 +27,11 @@ class LSTMParams:
         LSTMParams(kernel=(3, 20), recurrent_kernel=(5, 20), bias=(20,), peephole=None, projection=None)
     """
 
-    kernel: Any  #                 [D, 4N]
-    recurrent_kernel: Any  #       [N, 4N], or [P, 4N] with a projection
-    bias: Any = None  #               [4N], or None
-    peephole: Any = None  #        [3, N], rows i, f, o; with Variant(peephole=True) only
-    projection: Any = None  #      [N, P]; with Variant(projection=P) only
+    kernel: Any  #:                 [D, 4N]
+    recurrent_kernel: Any  #:       [N, 4N], or [P, 4N] with a projection
+    bias: Any = None  #:               [4N], or None
+    peephole: Any = None  #:        [3, N], rows i, f, o; with Variant(peephole=True) only
+    projection: Any = None  #:      [N, P]; with Variant(projection=P) only
 
 
 @jax.tree_util.register_dataclass
@@ -46,8 +46,8 @@ class LSTMState:
         LSTMState(h=(2, 5), c=(2, 5))
     """
 
-    h: Any  # [..., N], or [..., P] with a projection: the output of the last step
-    c: Any  # [..., N]: the cell
+    h: Any  #: [..., N], or [..., P] with a projection; the output of the last step
+    c: Any  #: [..., N], the cell
 
 
 @jax.tree_util.register_dataclass
@@ -67,8 +67,8 @@ class DropoutMasks:
     A mask of one row per gate (order i, f, g, o) multiplies what that gate reads.
     """
 
-    input: Any = None  #     [D] for all gates or [4, D], one row a gate; None: no dropout
-    recurrent: Any = None  # [4, N] (or [4, P]), one row a gate; None: no dropout
+    input: Any = None  #:     [D] for all gates or [4, D], one row a gate; None means no dropout
+    recurrent: Any = None  #: [4, N] (or [4, P]), one row a gate; None means no dropout
 
 
 def wider_dtype(a: Any, b: Any) -> jnp.dtype:

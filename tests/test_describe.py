@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -199,6 +200,15 @@ def test_training_keeps_what_it_says(backend, times):
     assert 0.75 * times <= compiled_training(spec, 100).memory_analysis().temp_size_in_bytes / kept <= 1.25 * times
 
 
+def test_training_with_remat_keeps_what_it_says():
+    spec = LSTM(96, backend="xla", remat_every=50)
+    kept = jlstm.explain(spec, 32, 1000, 32).data["costs"]["bytes_kept"]
+    copies = 2 * 4 * 32 * 1000 * 32  # of x and of its gradient, time first
+    temporary = compiled_training(spec, 1000).memory_analysis().temp_size_in_bytes
+    assert 0.75 * 2 <= (temporary - copies) / kept <= 1.25 * 2
+    assert "twice as much, copies of x and y apart." in re.sub(r"\s+", " ", str(jlstm.explain(spec, 32, 1000, 32)))
+
+
 def test_remat_keeps_less():
     plain, remat = (jlstm.explain(LSTM(8, remat_every=k), D, 1000, 2).data["costs"]["bytes_kept"] for k in (None, 25))
     # A step keeps 4 gates, cell and output of 8 units; with remat h and c of 40 steps and 25 whole steps.
@@ -257,7 +267,7 @@ def test_the_page_needs_nothing_else(spec, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert page.startswith("<!doctype html>")
     assert not re.search(r"https?://|<script|<link|@import", page)
-    assert page.count("<table>") == page.count("</table>") == 3
+    assert page.count("<table ") == page.count("</table>") == 4
     assert explanation._repr_html_() in page
     for picture in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         assert words(picture)
@@ -324,6 +334,54 @@ def test_masked_outputs_in_the_picture_are_those_of_the_spec():
         (SPECS["both, last"], "repeated"),
     ):
         assert f"the state passes by, the output is {told}" in jlstm.explain(spec, D)._repr_html_()
+
+
+def takes_resets(spec):
+    def run():
+        x, reset = jnp.ones((B, T, D)), jnp.zeros((B, T), bool)
+        return spec.apply(spec.init(jax.random.key(0), D), spec.initial_state(B), x, reset=reset)
+
+    try:
+        jax.eval_shape(run)
+    except ValueError as error:
+        assert "reset must be None" in str(error)  # noqa: PT017 - one that takes them raises nothing
+        return False
+    return True
+
+
+def test_a_reset_that_raises_is_said_to_raise(spec):
+    page = jlstm.explain(spec, D)._repr_html_()
+    assert ("the state is replaced by zeros before the step" in page) == takes_resets(spec)
+    assert ("raises: read from its end, an episode has no start" in page) == (not takes_resets(spec))
+
+
+def test_large_numbers_stay_in_their_boxes():
+    """The digits of DejaVu Sans, a wide one, are 0.64 as wide as the letters are high."""
+    picture = ElementTree.fromstring(pictures.over_time(LSTM(1_000_000), 3))
+    (size,) = {float(n.get("font-size", 0)) for n in picture.iter() if (n.text or "").startswith("LSTM(1")} - {0.0}
+    assert size * 0.64 * len("LSTM(1000000)") <= 76
+
+
+def test_a_wide_layer_is_explained_without_its_weights():
+    """Weights of 298 GiB: whoever makes them fails, and whoever makes a hundredth of them is found out."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    spec = Stack((Bidirectional(LSTM(100_000, return_sequences=True)), LSTM(100_000)))
+    explanation = jlstm.explain(spec, 100_000, 4, 2)
+    assert "keras.layers.LSTM(100000)" in str(explanation)
+    assert explanation.data["costs"]["bytes_weights"] > 2**38
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 2**10  # KiB
+
+
+def test_a_function_of_ones_own_is_named_and_its_address_is_not():
+    def leaky(x):
+        return jnp.where(x > 0, x, 0.1 * x)
+
+    for activation, name, words in ((leaky, "leaky", "leaky"), (lambda x: leaky(x), "<lambda>", "your own function")):
+        explanation = jlstm.explain(LSTM(6, activation=activation), D, T, B)
+        assert explanation.data["spec"] == f"LSTM(6, activation={name})"
+        assert f"with σ = sigmoid, φ = {words}; the same" in str(explanation)
+        told = str(explanation) + explanation._repr_html_() + json.dumps(explanation.data)
+        assert not re.search(r"0x[0-9a-f]{6}|<function", told)
 
 
 def test_equations_that_differ_name_their_layers():

@@ -118,3 +118,15 @@ def test_what_a_library_lacks_is_named():
     told = jlstm.explain(LSTM(6, variant=Variant(forget_gate=False)), D).data["elsewhere"]
     assert told["Keras"] == "not there: variant.forget_gate must be True for keras.layers.LSTM, got False"
     assert all(text.startswith("not there: ") for text in told.values())
+
+
+def test_a_lambda_is_written_as_a_name_that_can_be_filled_in():
+    def leaky(x):
+        return jnp.where(x > 0, x, 0.1 * x)
+
+    named, unnamed = (
+        jlstm.explain(LSTM(6, activation=activation), D).data["elsewhere"] for activation in (leaky, lambda x: leaky(x))
+    )
+    assert "activation_fn=leaky, " in named["flax"]
+    assert "activation_fn=your_function, " in unnamed["flax"]
+    assert unnamed["torch"] == "not there: activation must be 'tanh' for torch.nn.LSTM, got <lambda>"

@@ -119,6 +119,31 @@ def test_what_padding_holds_reaches_nothing():
     assert (np.isnan(got.f).all(axis=2) == ~MASK).all()
 
 
+def test_all_layers_of_a_stack_run_by_xla_and_so_forward_mode_works():
+    layer = Stack((Bidirectional(LSTM(2, return_sequences=True)), LSTM(N)))
+    params, state = layer.init(jax.random.key(0), D), layer.initial_state(B)
+
+    def top(x):
+        return inspect(layer, params, state, x)[1].h.sum()
+
+    x, step = cases.array(X), 1e-2
+    slope = jax.jit(lambda x: jax.jvp(top, (x,), (x,))[1])(x)
+    higher, lower = (jax.jit(top)((1 + s) * x) for s in (step, -step))
+    np.testing.assert_allclose(slope, (higher - lower) / (2 * step), rtol=1e-2)
+
+
+def test_a_trace_fulfils_the_equations_of_its_docstring():
+    layer = LSTM(N, variant=Variant(projection=3, output_activation="relu", peephole=True))
+    params, state = layer.init(jax.random.key(0), D), layer.initial_state(B)
+    reset = np.zeros((B, T), bool)
+    reset[:, 2] = True
+    trace = run(layer, params, state, cases.array(X), {"reset": jnp.asarray(reset)})
+    before = np.concatenate([np.zeros((B, 1, N)), trace.c[:, :-1]], axis=1) * ~reset[:, :, None]
+    np.testing.assert_allclose(trace.c, trace.f * before + trace.i * trace.g, rtol=1e-5, atol=1e-6)
+    h = trace.o * np.maximum(trace.c, 0) @ np.asarray(params.projection)
+    np.testing.assert_allclose(trace.h, h, rtol=1e-5, atol=1e-6)
+
+
 def test_errors_are_those_of_apply():
     layer = Bidirectional(LSTM(N))
     params, state = layer.init(jax.random.key(0), D), layer.initial_state(B)

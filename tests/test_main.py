@@ -119,6 +119,13 @@ def test_explain_writes_a_page_and_replaces_none(run, folder):
     assert (folder / "page.html").read_text() == page
 
 
+def test_explain_writes_a_page_and_prints_json_beside_it(run, folder):
+    status, out, err = run("explain --units 3 --input-size 2 --html page.html --json")
+    assert (status, err) == (0, [])
+    assert json.loads("\n".join(out)) == jlstm.explain(LSTM(3), 2).data
+    assert "<h1>LSTM(3)</h1>" in (folder / "page.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -3,6 +3,7 @@
 import json
 import math
 import tomllib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -317,6 +318,12 @@ def test_options_are_keywords_except_the_first():
 def test_repr_is_the_call_that_makes_it(spec, text):
     assert repr(spec) == text
     assert eval(text, NAMESPACE) == spec
+
+
+def test_a_function_is_written_by_its_name():
+    assert repr(LSTM(3, activation=jnp.tanh)) == "LSTM(3, activation=tanh)"
+    assert repr(LSTM(3, activation=lambda x: x)) == "LSTM(3, activation=<lambda>)"
+    assert repr(LSTM(3, activation=partial(abs))) == "LSTM(3, activation=functools.partial(<built-in function abs>))"
 
 
 def test_a_spec_is_a_static_argument_of_jit():

@@ -61,14 +61,18 @@ class Picture(NamedTuple):
 class Task(Protocol):
     """The methods that the runner calls; every one is pure.
 
-    Three more are optional, and called once at the end of a run; the first two over all seeds together, where `predict`
-    maps x [B, T, D] to outputs [S, B, T, K] (every_step) or [S, B, K], S seeds:
+    Five more are optional. The first three come in once at the end of a run, two of them over all seeds together, where
+    `predict` maps x [B, T, D] to outputs [S, B, T, K] (every_step) or [S, B, K], S seeds:
 
     - `final(predict) -> dict[str, float]`: figures that no single model has, such as an ensemble's error. Names
       of the form "test MSE/AR(9)" are laid out as a table with a row for what stands before the slash.
     - `figures(predict) -> dict[str, matplotlib.figure.Figure]`: pictures for the report, by title.
     - `picture(batch) -> Picture`: names, and what a cell has to remember, for the pictures of one evaluation sequence.
       The batch is the evaluation set in NumPy's arrays, and so are those of the Picture.
+    - `second_parts: int`: how many evaluation sets make the second one, where one of the size that the paper asks would
+      not fit in memory; `metrics` then sees a batch without x.
+    - `of_test(name) -> bool`: whether a metric or final figure is of the test data, by which no sweep may choose; a
+      task without it has none, for each run draws its data afresh.
     """
 
     @property

@@ -70,13 +70,13 @@ class MovingAverage:
         return Batch(x[1:].reshape(shape), ((x[:-1] + x[1:]) / 2.0).reshape(shape))
 
     def metrics(self, outputs: Array, batch: Batch) -> dict[str, Array]:
-        """`mse`, and `mse_over_floor`: 1 for the best predictor that sees x[t] alone."""
+        """`mse`, `mse_over_floor` (1 for the best predictor that sees x[t] alone), and `off_floor`, how far from 1."""
         mse = self.loss(outputs, batch)
-        return {"mse": mse, "mse_over_floor": mse / FLOOR}
+        return {"mse": mse, "mse_over_floor": mse / FLOOR, "off_floor": jnp.abs(mse / FLOOR - 1.0)}
 
     def baseline(self) -> dict[str, float]:
         """x[t] / 2, the best that can be said from x[t] alone: the error is Var(x) / 4 = 8.33e-4 (exact)."""
-        return {"mse": FLOOR, "mse_over_floor": 1.0}
+        return {"mse": FLOOR, "mse_over_floor": 1.0, "off_floor": 0.0}
 
     def picture(self, batch: Batch) -> Picture:
         """The cells have to hold the last value."""

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch, Picture
@@ -87,7 +88,7 @@ class Characters:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy over all steps, in nats."""
-        return jnp.mean(_nats(outputs, batch.target))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target))
 
     def evaluation(self, key: Array) -> Batch:
         """The held-out text in 16 rows, 256 characters of what stands before in front of each."""
@@ -102,7 +103,7 @@ class Characters:
         The ratio is what a target can stand on: the text, and so the bits, change with Python's version.
         """
         outputs, target = outputs[:, WARMUP:], batch.target[:, WARMUP:]
-        bits = jnp.mean(_nats(outputs, target)) / math.log(2.0)
+        bits = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, target)) / math.log(2.0)
         guessed = jnp.argmax(outputs, axis=-1) == target
         return {
             "bits": bits,
@@ -117,6 +118,10 @@ class Characters:
     def final(self, predict: Callable[[Array], Array]) -> dict[str, float]:
         """The bits of an 8-gram model of the same kind, to set the LSTM's beside."""
         return {"bits_of_8_gram": _held_out_bits(self.held_out, LONG_ORDER)}
+
+    def of_test(self, name: str) -> bool:
+        """All metrics are of the text that is held out."""
+        return self.held_out == "test"
 
     def picture(self, batch: Batch) -> Picture:
         """The first characters that count, in the first row."""
@@ -198,10 +203,6 @@ def span(held_out: str) -> tuple[int, int]:
     size = len(text().codes)
     validation, test = int(VALIDATION_START * size), int(TEST_START * size)
     return (validation, test) if held_out == "validation" else (test, size)
-
-
-def _nats(outputs: Array, target: Array) -> Array:
-    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), target[..., None], axis=-1)[..., 0]
 
 
 @functools.cache

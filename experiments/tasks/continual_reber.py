@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch, Picture
@@ -77,8 +78,7 @@ class ContinualReber:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy of the symbol that came next, in nats a symbol."""
-        logits = jax.nn.log_softmax(outputs)
-        return -jnp.mean(jnp.take_along_axis(logits, batch.target.symbol[..., None], axis=-1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target.symbol))
 
     def evaluation(self, key: Array) -> Batch:
         """10 streams of `evaluation_symbols`, each from the start of a string."""

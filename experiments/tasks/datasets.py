@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch
@@ -76,7 +77,7 @@ class Classification:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy in nats."""
-        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(outputs), batch.target[:, None], axis=1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target))
 
     def evaluation(self, key: Array) -> Batch:
         """All rows held out; the key chooses nothing."""
@@ -87,9 +88,18 @@ class Classification:
         right = jnp.argmax(outputs, axis=-1) == batch.target
         return {"accuracy": jnp.mean(right, dtype=jnp.float32), "nats": self.loss(outputs, batch)}
 
+    def of_test(self, name: str) -> bool:
+        """All metrics are of the rows that are held out."""
+        return self.held_out == "test"
 
-def require(module: str, package: str) -> str:
+
+def require(module: str, package: str, part: str = "data come") -> str:
     """Give the folder of an installed package, without importing it.
+
+    Args:
+        module: what is imported.
+        package: what is installed.
+        part: of the task, that comes with it.
 
     Raises:
         MissingPackage: it is not installed; the message has the command that installs it.
@@ -97,15 +107,17 @@ def require(module: str, package: str) -> str:
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
         raise MissingPackage(
-            f"this task's data come with the package {package}, which is not installed; "
+            f"this task's {part} with the package {package}, which is not installed; "
             f"install it with: pip install {package}"
         )
     return found.submodule_search_locations[0]
 
 
 def logistic_regression(split: Split) -> float:
-    """Fit scikit-learn's (C = 1) on all numbers of each training row side by side; give its accuracy held out."""
-    require("sklearn", "scikit-learn")
+    """Fit scikit-learn's (C = 1) on all numbers of each training row side by side; give its accuracy held out.
+
+    Its package is to be required with the data, so that it is not missed only when all is trained.
+    """
     from sklearn.linear_model import LogisticRegression
 
     train, test = (part.x.reshape(len(part.label), -1) for part in split)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch, Picture
 
 TOLERANCE = 0.2  # absolute error of an output unit below which it counts as right
 GO_ON = 0.9  # probability of one more distractor
+TEST_SEQUENCES = 10_000  # the paper's
 EVALUATION_KEY = 0x4C4F4E47  # folded into the evaluation key, so that it meets no training key
 
 
@@ -37,7 +39,7 @@ class LongLag:
     q: int = 100  # distractors in every sequence; the least time lag is one more
     p: int = 100  # different distractors
     max_extra: int = 100  # greatest k; one sequence in 42,000 of the unbounded task has more
-    evaluation_sequences: int = 10_000  # the paper's 10,000; fewer where [sequences, T, p + 4] would not fit in memory
+    evaluation_sequences: int = TEST_SEQUENCES  # fewer where [sequences, T, p + 4] would not fit in memory
 
     output_size = 2
     every_step = False
@@ -59,6 +61,11 @@ class LongLag:
     def max_length(self) -> int:
         """The greatest number of inputs, b, x or y, distractors and e: the padded T."""
         return self.q + self.max_extra + 3
+
+    @property
+    def second_parts(self) -> int:
+        """How many evaluation sets make the second one: the paper's 10,000 sequences, or a little more."""
+        return -(-TEST_SEQUENCES // self.evaluation_sequences)
 
     def stream(self, key: Array, batch_size: int) -> tuple[()]:
         """Sequences are independent: nothing is carried."""
@@ -88,8 +95,7 @@ class LongLag:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy of the last symbol, in nats."""
-        logits = jax.nn.log_softmax(outputs)
-        return -jnp.mean(jnp.take_along_axis(logits, batch.target[:, None], axis=-1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target))
 
     def evaluation(self, key: Array) -> Batch:
         """Fresh sequences of the same kind, `evaluation_sequences` of them."""

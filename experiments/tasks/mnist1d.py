@@ -72,6 +72,7 @@ class MNIST1D(Classification):
 @functools.cache
 def _split(held_out: str) -> Split:
     require("mnist1d", "mnist1d")
+    require("sklearn", "scikit-learn", "baseline comes")
     state = random.getstate(), np.random.get_state()  # noqa: NPY002  the recipe seeds both for the whole process
     try:
         from mnist1d.data import make_dataset

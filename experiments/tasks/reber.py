@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch, Picture
@@ -97,8 +98,7 @@ class EmbeddedReber:
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy of the symbol that came next, in nats a symbol, over the valid steps."""
         valid = _valid(batch)
-        logits = jax.nn.log_softmax(outputs)
-        nats = -jnp.take_along_axis(logits, batch.target.symbol[..., None], axis=-1)[..., 0]
+        nats = optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target.symbol)
         return jnp.sum(jnp.where(valid, nats, 0.0)) / jnp.sum(valid, dtype=jnp.float32)
 
     def evaluation(self, key: Array) -> Batch:

@@ -110,6 +110,10 @@ class Sunspots:
         ratio = score(ahead["LSTM, mean of seeds"], TEST) / score(persistence(), TEST)
         return found | {"test_mse_over_persistence": ratio}
 
+    def of_test(self, name: str) -> bool:
+        """Those of 1956-2008 say so in their names."""
+        return "test" in name
+
     def figures(self, predict: Callable[[Array], Array]) -> dict:
         """Draw both forecasts against the truth."""
         from experiments import plots  # matplotlib is slow to import, and only a report needs it

@@ -8,6 +8,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import Array
 
 from experiments.tasks import Batch, Picture
@@ -83,8 +84,7 @@ class TimeLag:
 
     def loss(self, outputs: Array, batch: Batch) -> Array:
         """Mean cross entropy of the symbol that comes next, in nats."""
-        logits = jax.nn.log_softmax(outputs)
-        return -jnp.mean(jnp.take_along_axis(logits, batch.target[..., None], axis=-1))
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(outputs, batch.target))
 
     def evaluation(self, key: Array) -> Batch:
         """10,000 fresh sequences; of 2a the two that there are, which training sees too."""

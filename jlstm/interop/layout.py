@@ -37,7 +37,7 @@ def cannot_express(target: str, option: str, value: Any, expected: str) -> Value
         value: what it holds.
         expected: what it must be for this target.
     """
-    return ValueError(f"{option} must be {expected} for {target}, got {value!r}")
+    return ValueError(f"{option} must be {expected} for {target}, got {checks.written(value)}")
 
 
 def layers_and_params(spec: Stack, params: Any) -> list[tuple[Any, Any]]:

@@ -20,12 +20,14 @@ def to_onnx(spec: LSTM | Bidirectional | Stack, params: Any, *, lengths: bool = 
     """Write a spec and its params as an ONNX model of standard LSTM nodes, for inference.
 
     Batch and time are symbolic. The model's tensors, by name:
-        x:         [batch, time, D]
-        lengths:   [batch], int32; with lengths=True
-        initial_h, initial_c: [directions, batch, N]; with state=True. Without it the model starts from zeros.
-        y:         [batch, time, N], or [batch, N] without return_sequences; 2N with merge_mode="concat". For
-                   merge_mode None two tensors, y_forward and y_backward.
-        final_h, final_c: [directions, batch, N]; feed them back as the initial ones to go on.
+
+    - x: [batch, time, D]
+    - lengths: [batch], int32; with lengths=True
+    - initial_h, initial_c: [directions, batch, N]; with state=True. Without it the model starts from zeros.
+    - y: [batch, time, N], or [batch, N] without return_sequences; 2N with merge_mode="concat". For merge_mode None two
+      tensors, y_forward and y_backward.
+    - final_h, final_c: [directions, batch, N]; feed them back as the initial ones to go on.
+
     In a Stack the names of states end in the number of the layer, from the bottom: initial_h_0, final_c_1; nested
     Stacks are counted through. Dropout, regularizers, constraints and initializers concern training and are left out.
 
@@ -118,7 +120,7 @@ def check_level(level: Level, input_size: int, lengths: bool, *, last: bool) -> 
     first = level.parts[0]
     for part in level.parts:
         name, spec, variant = part.name, part.spec, part.spec.variant
-        checks.array(
+        checks.array_like(
             f"kernel of {name.removesuffix('.') or 'params'}",
             part.params.kernel,
             "floating",

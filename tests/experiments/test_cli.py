@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from toy import run, write_config
 
+from experiments import __main__ as cli
+
 ROOT = Path(__file__).parents[2]
 TARGET = '[target]\nmetric = "mse"\nvalue = {}\n'
 
@@ -49,8 +51,7 @@ def test_a_run_directory_holds_everything(tmp_path):
     before = {name: (out / name).read_bytes() for name in ("metrics.jsonl", "model.safetensors", "curve.png")}
     status, printed, err = run("evaluate", out)
     assert (status, err) == (0, "")
-    last = json.loads(before["metrics.jsonl"].splitlines()[-1])
-    assert f"{sorted(last['mse'])[0]:.4g}" in printed
+    assert f"{min(summary['metrics']['mse']['second']):.4g} to" in printed
     (out / "curve.png").unlink()
     assert run("report", out)[0] == 0
     assert {name: (out / name).read_bytes() for name in before} == before
@@ -203,6 +204,33 @@ def test_wrong_arguments_are_one_line_and_status_2(tmp_path, monkeypatch, argume
     assert (status, err.count("\n")) == (2, 1), err
     assert err.startswith("error: ")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        ("train", "; the same command with --resume goes on from the last checkpoint"),
+        ("sweep", "; the same command with --resume goes on from the last checkpoint"),
+        ("evaluate", ""), ("report", ""), ("reproduce --quick", ""),
+    ],
+)  # fmt: skip
+def test_an_interrupted_command_says_how_it_goes_on_where_it_can(monkeypatch, command, more):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_dispatch", interrupted)
+    assert run(*command.split(), "it") == (130, "", f"error: interrupted{more}\n")
+
+
+def test_a_run_without_a_checkpoint_is_no_run_to_evaluate(tmp_path):
+    config, out = write_config(tmp_path, steps=2), tmp_path / "out"
+    assert run("train", config, "--out", out)[0] == 0
+    (out / "checkpoints" / "0000000002").rename(out / "checkpoints" / "0000000002.tmp")
+    status, _, err = run("evaluate", out)
+    assert (status, err) == (
+        2,
+        f"error: {out} holds no complete checkpoint; go on training it: `train CONFIG --out DIR --resume`\n",
+    )
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "curve.png", "config.toml"])

@@ -3,6 +3,7 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -109,5 +110,18 @@ def test_a_missing_package_is_one_line_with_the_command(monkeypatch, tmp_path, c
     assert err == (
         f"error: this task's data come with the package {package}, which is not installed; "
         f"install it with: pip install {package}\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_package_that_only_the_baseline_needs_is_missed_before_any_training(monkeypatch, tmp_path):
+    found = SimpleNamespace(submodule_search_locations=["there"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else found)
+    mnist1d._split.cache_clear()
+    status, out, err = run("train", CONFIGS / "mnist1d.toml", "--out", tmp_path / "run")
+    assert (status, out) == (2, "")
+    assert err == (
+        "error: this task's baseline comes with the package scikit-learn, which is not installed; "
+        "install it with: pip install scikit-learn\n"
     )
     assert not (tmp_path / "run").exists()

@@ -4,12 +4,11 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import pytest
+from forked import Forks
 from test_split import assert_same_curve
 from toy import run, write_config
 
@@ -17,26 +16,23 @@ from experiments import __main__ as cli
 
 ROOT = Path(__file__).parents[2]
 MORE = '[model.lstm]\ndropout = 0.3\nrecurrent_initializer = "glorot_uniform"\n'  # orthogonal takes long to compile
-LIMIT = 100  # seconds until a process that should have ended counts as hanging; it takes about five on a free machine
 
 
-def start(config, out, *arguments, **environment):
-    """Start the toy's `train` as a process of its own, on one device unless the environment says more."""
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)} | environment
-    return subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("toy.py"), "train", config, "--out", out, *map(str, arguments)],
-        cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_compile():
+    """Let LLVM do little, here as in the processes."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
-def ended(*processes):
-    """Wait for processes: (exit status, stdout, stderr) of each."""
-    try:
-        printed = [process.communicate(timeout=LIMIT) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, out, err) for p, (out, err) in zip(processes, printed, strict=True)]
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory):
+    """What starts processes, of one device unless the environment says more."""
+    environment = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
+    found = Forks(tmp_path_factory.mktemp("printed"), os.environ | environment)
+    yield found
+    found.close()
 
 
 def by_hand(process, processes=2, port=None):
@@ -50,11 +46,11 @@ def free_port():
         return server.getsockname()[1]
 
 
-def on_two(config, out, *arguments, first=None, second=None):
+def on_two(forks, config, out, *arguments, first=None, second=None):
     """Run `train` on two processes, environments apart."""
-    port = free_port()
-    other = start(config, out, *arguments, *by_hand(1, port=port), **(second or {}))
-    return ended(start(config, out, *arguments, *by_hand(0, port=port), **(first or {})), other)
+    port, command = free_port(), ("train", config, "--out", out, *arguments)
+    other = forks.start(*command, *by_hand(1, port=port), **(second or {}))
+    return forks.ended(forks.start(*command, *by_hand(0, port=port), **(first or {})), other)
 
 
 def errors(text):
@@ -99,14 +95,15 @@ def metrics(out):
     return (out / "metrics.jsonl").read_bytes()
 
 
-def test_four_devices_in_one_process_give_the_curve_of_one(config, one_device, tmp_path):
-    ((status, printed, err),) = ended(start(config, tmp_path / "out", "--distributed", JAX_NUM_CPU_DEVICES="4"))
+def test_four_devices_in_one_process_give_the_curve_of_one(forks, config, one_device, tmp_path):
+    command = ("train", config, "--out", tmp_path / "out", "--distributed")
+    ((status, printed, err),) = forks.ended(forks.start(*command, JAX_NUM_CPU_DEVICES="4"))
     assert (status, err) == (0, "")
     assert "on 4 devices (cpu), 1 process" in printed
     assert_same_curve(metrics(tmp_path / "out"), metrics(one_device))
 
 
-def test_what_one_device_saved_goes_on_on_two_processes_of_a_cluster(config, one_device, tmp_path):
+def test_what_one_device_saved_goes_on_on_two_processes_of_a_cluster(forks, config, one_device, tmp_path):
     # SLURM is detected by what its srun sets; JAX makes the coordinator's port of the job's number.
     job = next(n for n in range(os.getpid() % 4000, 4096) if is_free(61440 + n))
     port = 61440 + job
@@ -115,9 +112,10 @@ def test_what_one_device_saved_goes_on_on_two_processes_of_a_cluster(config, one
         "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
     }  # fmt: skip
     out = unfinished(one_device, tmp_path)
-    (status, printed, _), (other, nothing, _) = ended(*(
-        start(config, out, "--resume", "--distributed", SLURM_PROCID=n, SLURM_LOCALID=n, **slurm) for n in ("0", "1")
-    ))  # fmt: skip
+    command = ("train", config, "--out", out, "--resume", "--distributed")
+    (status, printed, _), (other, nothing, _) = forks.ended(
+        *(forks.start(*command, SLURM_PROCID=n, SLURM_LOCALID=n, **slurm) for n in ("0", "1"))
+    )
     assert (status, other) == (0, 0)
     assert "on 2 devices (cpu), 2 processes" in printed
     assert nothing == "", "process 0 alone prints"
@@ -125,10 +123,10 @@ def test_what_one_device_saved_goes_on_on_two_processes_of_a_cluster(config, one
     assert (out / "report.html").exists()
 
 
-def test_a_process_that_goes_ends_process_0_and_the_run_resumes_on_one(config, one_device, tmp_path):
+def test_a_process_that_goes_ends_process_0_and_the_run_resumes_on_one(forks, config, one_device, tmp_path):
     out = tmp_path / "out"
     # Calls end at 4, 5, 8, 10: process 1 goes when the checkpoint of step 5 is there.
-    (status, _, err), (other, _, _) = on_two(config, out, second={"KILL_IN_CALL": "4"})
+    (status, _, err), (other, _, _) = on_two(forks, config, out, second={"KILL_IN_CALL": "4"})
     assert other == -signal.SIGTERM, "SIGTERM is the end of a process, not a notice"
     assert status == cli.STOPPED
     assert len(errors(err)) == 1
@@ -139,9 +137,9 @@ def test_a_process_that_goes_ends_process_0_and_the_run_resumes_on_one(config, o
     assert_same_curve(metrics(out), metrics(one_device))
 
 
-def test_without_process_0_the_others_end_and_the_run_resumes_on_one(config, one_device, tmp_path):
+def test_without_process_0_the_others_end_and_the_run_resumes_on_one(forks, config, one_device, tmp_path):
     out = unfinished(one_device, tmp_path)
-    (status, _, _), (other, _, _) = on_two(config, out, "--resume", first={"KILL_IN_SAVE": "1"})
+    (status, _, _), (other, _, _) = on_two(forks, config, out, "--resume", first={"KILL_IN_SAVE": "1"})
     assert status == -signal.SIGKILL
     assert other in (cli.STOPPED, -signal.SIGABRT), "ours, or JAX's own end of a process without its coordinator"
     assert [p.name for p in (out / "checkpoints").iterdir() if p.name.isdigit()] == ["0000000015"]
@@ -149,9 +147,9 @@ def test_without_process_0_the_others_end_and_the_run_resumes_on_one(config, one
     assert_same_curve(metrics(out), metrics(one_device))
 
 
-def test_what_stops_process_0_ends_the_others_without_a_word(config, one_device):
+def test_what_stops_process_0_ends_the_others_without_a_word(forks, config, one_device):
     before = metrics(one_device)
-    (status, printed, err), other = on_two(config, one_device)  # neither --resume nor --overwrite
+    (status, printed, err), other = on_two(forks, config, one_device)  # neither --resume nor --overwrite
     assert (status, printed) == (cli.UNUSABLE, "")
     assert errors(err) == [line for line in err.splitlines() if "holds a run; use --resume" in line]
     assert len(errors(err)) == 1
@@ -159,9 +157,9 @@ def test_what_stops_process_0_ends_the_others_without_a_word(config, one_device)
     assert metrics(one_device) == before
 
 
-def test_nobody_at_the_coordinators_address_is_one_line_in_time(config, tmp_path):
+def test_nobody_at_the_coordinators_address_is_one_line_in_time(forks, config, tmp_path):
     arguments = (*by_hand(1, port=free_port()), "--distributed.timeout", "0.5")
-    ((status, printed, err),) = ended(start(config, tmp_path / "out", *arguments))
+    ((status, printed, err),) = forks.ended(forks.start("train", config, "--out", tmp_path / "out", *arguments))
     assert (status, printed, err.count("\n")) == (cli.UNUSABLE, "", 1), err
     assert "process 1 must reach process 0 at 127.0.0.1:" in err
     assert "within 0.5 s (--distributed.timeout), got: Connection refused" in err

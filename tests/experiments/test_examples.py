@@ -10,7 +10,7 @@ import pytest
 from toy import Toy, write_config
 
 import jlstm
-from experiments import examples, heatmaps, train
+from experiments import examples, heatmaps, scoring
 from experiments.config import load
 from experiments.model import build
 from experiments.rundir import RunError
@@ -56,7 +56,7 @@ def test_a_readout_of_each_step_is_what_the_sequence_up_to_it_would_have_given(t
     model = build(config)
     params = drawn(config)
     example, inside = examples.look(config, params)
-    batch = train.evaluation_batch(config)
+    batch = scoring.evaluation_batch(config)
     np.testing.assert_array_equal(example.x, batch.x[0])
     prefixes = np.repeat(batch.x[:1], T, axis=0), np.arange(1, T + 1)
     y = jax.jit(model.apply)(params, model.initial_state(T), *prefixes)[1]
@@ -71,7 +71,7 @@ def test_ragged_rows_the_middle_one_is_drawn_up_to_its_end_with_classes_and_sets
     config = config_of(tmp_path, Ragged())
     params = drawn(config)
     example, inside = examples.look(config, params)
-    batch = train.evaluation_batch(config)
+    batch = scoring.evaluation_batch(config)
     np.testing.assert_array_equal(example.x, batch.x[2, :4])  # lengths 2, 5, 4: the last one's is the median
     assert example.classes is not None
     assert example.classes.tolist() == [1, 2, 0, 1]  # 10, 11, 12, 13 modulo 3
@@ -103,7 +103,7 @@ def test_steps_and_output_of_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(Ragged, "picture", picture)
     config = config_of(tmp_path, Ragged())
     example, inside = examples.look(config, drawn(config))
-    batch = train.evaluation_batch(config)
+    batch = scoring.evaluation_batch(config)
     assert example.first == 1
     np.testing.assert_array_equal(example.x, batch.x[1, 1:3])
     np.testing.assert_array_equal(example.values, np.repeat(batch.x[1, 1:3], 3, axis=1))

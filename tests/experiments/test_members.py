@@ -1,4 +1,4 @@
-"""What a sweep varies: what is refused, the members that axes make, and which of them share a program."""
+"""What a sweep varies: what is refused, the members that axes make, and which of them share a group."""
 
 import dataclasses
 import math
@@ -126,7 +126,7 @@ def test_samples_without_sense_are_refused(tmp_path, samples):
         members(base_of(tmp_path), axes(["model.units=4"], randoms), samples)
 
 
-def test_those_share_a_program_that_differ_in_its_inputs_alone(tmp_path):
+def test_those_share_a_group_that_differ_in_what_its_program_takes_as_inputs(tmp_path):
     grids = ["optimizer.learning_rate=0.1,0.2", "optimizer.clip=0.0,1.0,2.0", "train.seed=0,1", "model.units=3,5"]
     found = groups(members(base_of(tmp_path), axes(grids, [])), together=1000)
     # Units and whether there is clipping at all are another program: 2 * 2 of them; 24 members in all.
@@ -135,7 +135,7 @@ def test_those_share_a_program_that_differ_in_its_inputs_alone(tmp_path):
         assert len({(m.config.model.units, m.config.optimizer.clip > 0) for m in group}) == 1
 
 
-def test_a_program_holds_no_more_models_than_asked(tmp_path):
+def test_a_group_holds_no_more_models_than_asked(tmp_path):
     found = members(base_of(tmp_path, "--train.seeds", "3"), axes(["optimizer.clip=1,2,3,4,5"], []))
     assert [len(group) for group in groups(found, together=7)] == [2, 2, 1]
     assert [len(group) for group in groups(found, together=1)] == [1] * 5, "the seeds of a member stay together"

@@ -104,6 +104,26 @@ def test_without_a_target_the_metric_must_be_said(tmp_path):
     assert ranking.goal(config, "mse:above", ["mse"], "toy.toml") == Goal("mse", "above", False)
 
 
+def test_a_target_that_no_member_may_be_chosen_by_is_refused(tmp_path):
+    config = load(write_config(tmp_path, '[target]\nmetric = "test_mse"\nvalue = 0.1\n')).base
+    with pytest.raises(
+        ConfigError, match=r"toy.toml: \[target\] test_mse is of the test data.*METRIC one of mse, nats"
+    ):
+        ranking.goal(config, None, ["mse", "nats"], "toy.toml")
+
+
+def test_a_final_figure_is_one_of_all_seeds(tmp_path):
+    by = Goal("all_mse", "below", False)
+    found = [
+        r._replace(summary={**r.summary, "final": {"all_mse": 0.25}})
+        for r in results_of(tmp_path, ["model.units=3,4"], [[(0.5, 0.5)] * 2] * 2)
+    ]
+    head, rows = ranking.rows(found, by)
+    assert head[:3] == ["member", "model.units", "all_mse"]
+    assert rows[0][:3] == ["1", "3", "0.25"]
+    assert ranking.describe(found, by).startswith("Sorted by all_mse, smallest first; 2 seeds a member.")
+
+
 def test_one_key_shows_each_seed_the_medians_and_what_diverged(tmp_path):
     values = [[(0.5, 0.5), (0.3, 0.1)], [(0.5, 0.5), (0.06, 0.08)], [(0, 0), (0, 0)]]
     found = results_of(tmp_path, ["optimizer.learning_rate=0.001,0.1,0.01"], values, bad=("3",))
@@ -116,6 +136,9 @@ def test_one_key_shows_each_seed_the_medians_and_what_diverged(tmp_path):
     assert drawn["diverged"][:, 0].tolist() == [0.01]
     assert axis.get_xscale() == "log"
     assert axis.get_xlabel() == "optimizer.learning_rate"
+    assert axis.get_title(loc="left") == "mse, median of 2 seeds"
+    assert {text.get_text(): text.xy[0] for text in axis.texts} == {"0 of 2 met": 0.001, "2 of 2 met": 0.1}
+    assert drawn["trivial predictor 0.3333"][:, 1].tolist() == [1 / 3] * 2
 
 
 def test_two_keys_of_a_grid_are_a_heat_map(tmp_path):

@@ -12,7 +12,7 @@ import toy
 from toy import run, write_config
 
 import jlstm
-from experiments import plots, report, results, train
+from experiments import plots, report, results, scoring, steps, train
 from experiments.config import Target, load
 from experiments.model import build
 
@@ -115,11 +115,11 @@ def test_the_weights_carry_their_spec_and_give_the_metrics(done):
     )
     layer = jlstm.LSTM.from_dict(json.loads(about["jlstm"])["spec"])
     assert layer == build(config).layer
-    like = train.init(config).params
+    like = steps.init(config).params
     leaves = [tensors[jax.tree_util.keystr(p, simple=True, separator="/")] for p, _ in jax.tree.leaves_with_path(like)]
     params = jax.tree.unflatten(jax.tree.structure(like), leaves)
     last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
-    np.testing.assert_array_equal(train.make_evaluate(config)(params)["mse"], np.float32(last["mse"]))
+    np.testing.assert_array_equal(scoring.make_scores(config).evaluate(params)["mse"], np.float32(last["mse"]))
 
 
 def test_the_page_loads_nothing_and_says_everything(done):
@@ -147,7 +147,7 @@ def test_the_page_of_a_run_shows_a_sequence_from_outside_and_inside(done, monkey
     monkeypatch.setattr(report, "write", lambda *_: None)  # what the other tests read stays
     config = done[1]
     step, params = train.restore(config, done[0])
-    section = report.finish(config, done[0], params, step, 1.0)
+    section = report.finish(config, done[0], params, step, 1.0, {})
     notes = {title: drawing.note for title, drawing in section.figures.items()}
     assert list(notes) == ["Training", "One evaluation sequence", "Gates and cells over the same steps"]
     assert "seed" in notes["One evaluation sequence"]

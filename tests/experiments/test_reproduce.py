@@ -1,13 +1,18 @@
 """The papers' tables: what is missing is run, what is there is not, the words stand beside the figures."""
 
+import functools
+import importlib.util
 import json
+import shutil
 import subprocess
 
 import pytest
 from toy import run, write_config
 
-from experiments import reproduce, rundir, train
+from experiments import checkpoint, reproduce, rundir, tables, train
 from experiments.config import load
+from experiments.reproduce import CONFIGS
+from experiments.tasks import digits
 
 PAPER = """
 [paper]
@@ -66,7 +71,7 @@ def test_a_row_is_run_once_and_told_with_all_that_stands_behind_it(place, monkey
     assert cells[0] == "a toy ! of T numbers"
     assert cells[1] == "never (nobody 1997)"
     assert cells[3:5] == ["2 of 2", "20 (20 to 20)"]
-    assert cells[5] == "20 updates of 4, scored every 5; loss on the last step"
+    assert cells[5] == "20 updates of 4, scored every 5 and once on a second set; loss on the last step"
     assert cells[6] == "mse below 9 within 20 sequences: met"
     assert "other: a" in table()
     assert "not run" in table()
@@ -160,6 +165,41 @@ def test_what_cannot_be_trained_is_told_and_the_rest_is(place):
     assert (reproduce.RESULTS / "other.json").exists()
 
 
+def test_a_row_whose_package_is_missing_is_told_and_the_rest_is_trained(place, monkeypatch):
+    shutil.copy(CONFIGS / "digits.toml", reproduce.CONFIGS / "other.toml")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    digits._split.cache_clear()
+    status, out, _ = run("reproduce")
+    assert status == 3
+    out = " ".join(out.split())
+    assert "other: not run: this task's data come with the package scikit-learn, which is not installed" in out
+    assert out.index("toy (1 of 2)") < out.index("other: not run"), "said at the end, where it is seen"
+    assert row()["cases"][""]["steps"] == 20
+    assert not (reproduce.RESULTS / "other.json").exists()
+    assert not (reproduce.RUNS / "reproduce" / "other").exists()
+
+
+def test_a_fresh_row_that_was_killed_is_missing_and_goes_on(place, monkeypatch):
+    run("reproduce", "--rows", "toy")
+    whole, save, saves = row()["cases"][""]["metrics"], checkpoint.save, []
+
+    def saving(folder, step, *more, kill=None):
+        if step == kill:
+            raise KeyboardInterrupt
+        saves.append(step)
+        save(folder, step, *more)
+
+    monkeypatch.setattr(checkpoint, "save", functools.partial(saving, kill=15))
+    status, _, err = run("reproduce", "--rows", "toy", "--fresh")
+    assert (status, saves) == (130, [5, 10]), "trained again from step 0"
+    assert err == "error: interrupted; the same command, without --fresh, goes on from the last checkpoint\n"
+    assert not (reproduce.RESULTS / "toy.json").exists()
+    monkeypatch.setattr(checkpoint, "save", saving)
+    assert run("reproduce", "--rows", "toy")[0] == 0
+    assert saves == [5, 10, 15, 20]
+    assert row()["cases"][""]["metrics"] == whole
+
+
 def test_an_unknown_row_and_a_foreign_result_are_named(place):
     status, _, err = run("reproduce", "--rows", "toys")
     assert (status, err) == (2, "error: command line: --rows must name rows, toy, other; got 'toys'\n")
@@ -168,3 +208,12 @@ def test_an_unknown_row_and_a_foreign_result_are_named(place):
     status, _, err = run("reproduce")
     assert status == 2
     assert "toy.json is no result of ours" in err
+
+
+def test_final_figures_stand_with_the_row(place):
+    assert run("reproduce", "--rows", "toy")[0] == 0
+    found = row()
+    found["cases"][""]["final"] = {"test MSE/AR(9)": 379.9159, "test MSE/persistence": 1116.566}
+    tables.save({"toy": tables.Row(load(reproduce.CONFIGS / "toy.toml"), found)}, reproduce.RESULTS, quick=False)
+    for text in (table(), reproduce.RESULTS.with_suffix(".html").read_text()):
+        assert "test MSE/AR(9): 379.9; test MSE/persistence: 1117" in text

@@ -12,7 +12,7 @@ import pytest
 from test_train import quiet
 from toy import write_config
 
-from experiments import train
+from experiments import steps, train
 from experiments.config import ConfigError, load
 from experiments.devices import ONE, Devices, all_devices
 from experiments.tasks.average import MovingAverage
@@ -87,7 +87,7 @@ def test_a_step_sends_only_sums_of_floats(two, tmp_path):
     # Reber's generator has a loop that ends on its values; and a carry could be gathered at each step.
     (tmp_path / "reber.toml").write_text(write_config(tmp_path).read_text().replace('"toy"', '"embedded_reber"'))
     reber = load(tmp_path / "reber.toml", ["--train.stateful", "True"]).base
-    program = train.make_call(reber, two).lower(two.given(train.init(reber)), jnp.int32(4)).compile().as_text()
+    program = steps.make_call(reber, two).lower(two.given(steps.init(reber)), jnp.int32(4)).compile().as_text()
     sent, function = [], ""
     for line in program.splitlines():
         function = line.split(" ")[0] if line and not line.startswith(" ") else function

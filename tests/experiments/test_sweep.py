@@ -2,29 +2,38 @@
 
 import copy
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
-from toy import run, write_config
+from toy import Toy, run, write_config
 
-from experiments import checkpoint, together
+from experiments import checkpoint, rundir, together
 from experiments.config import load
 
+ROOT = Path(__file__).parents[2]
+ROUNDING = 1e-4  # as in test_together.py
+QUICK = '[model.lstm]\nrecurrent_initializer = "glorot_uniform"\n'  # orthogonal takes long to compile
 TARGET = '[target]\nmetric = "mse"\nvalue = 0.3\n'
 RATES = "optimizer.learning_rate=0.01,0.05"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once():
-    """Let sweeps of the same configs share their compilation."""
+    """Let sweeps of the same configs share their compilation, and LLVM do little for it."""
+    jax.config.update("jax_disable_most_optimizations", True)
     known = {}
 
     def shared(function):
-        def make(configs):
+        def make(configs, *more):
             key = function.__name__, repr(configs)
             if key not in known:
-                known[key] = function(configs)
+                known[key] = function(configs, *more)
             made = known[key]
             return jax.tree.map(lambda leaf: leaf.copy(), made) if function is plain["init"] else made
 
@@ -35,15 +44,17 @@ def compiled_once():
         for name, function in plain.items():
             patch.setattr(together, name, shared(function))
         yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A sweep never stopped, two programs of two members: (arguments, its directory, what it printed)."""
+    """A sweep never stopped, two groups of two members: (arguments, its directory, what it printed)."""
     folder = tmp_path_factory.mktemp("whole")
-    arguments = ("sweep", write_config(folder, TARGET), "--grid", "model.units=3,4", "--grid", RATES)
+    arguments = ("sweep", write_config(folder, QUICK + TARGET), "--grid", "model.units=3,4", "--grid", RATES)
     status, printed, err = run(*arguments, "--out", folder / "out")
     assert (status, err) == (0, "")
+    assert printed.startswith("toy: 4 members of 2 seeds in 2 groups, on 2 devices\n")
     return arguments, folder / "out", printed
 
 
@@ -90,10 +101,10 @@ def test_kills_change_no_digit(whole, tmp_path, monkeypatch):
 
     def dying(*given):
         saves.append(1)
-        if len(saves) == 6:  # the second save of the second program: its lines are written, and not yet relied on
+        if len(saves) == 6:  # the second save of the second group: its lines are written, and not yet relied on
             raise KeyboardInterrupt
         save(*given)
-        if len(saves) == 2:  # in the first program, behind a checkpoint
+        if len(saves) == 2:  # in the first group, behind a checkpoint
             raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoint, "save", dying)
@@ -106,6 +117,30 @@ def test_kills_change_no_digit(whole, tmp_path, monkeypatch):
     before = copy.copy(saves)
     assert run(*arguments, "--out", out, "--resume")[0] == 0
     assert (saves, digits(out)) == (before, digits(expected)), "a sweep that is done trains nothing"
+
+
+def test_four_devices_hold_a_share_each_and_two_go_on_to_the_same_numbers(whole, tmp_path):
+    (_, config, *more), expected, _ = whole
+    out = tmp_path / "out"
+    program, command = Path(__file__).with_name("swept_on_four.py"), ("sweep", config, *more, "--out", out)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "4", "PYTHONPATH": str(ROOT)}
+    environment |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(
+        [sys.executable, program, *map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert "2 groups, on 4 devices\n" in done.stdout
+    lie = {line for line in done.stdout.splitlines() if line.startswith("lie")}
+    assert lie == {"lie [(0, 0, 1), (1, 1, 1), (2, 2, 1), (3, 3, 1)]"}
+    assert checkpoint.steps(out / "1" / "checkpoints") == [5]
+    status, printed, err = run(*command, "--resume")
+    assert (status, err.count("another device")) == (0, 2), err
+    assert "on 2 devices" in printed
+    for name in ("1", "3"):
+        found, wanted = (rundir.read_lines(folder / name / "metrics.jsonl") for folder in (out, expected))
+        assert [line["step"] for line in found] == [line["step"] for line in wanted]
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one["losses"], other["losses"], rtol=ROUNDING, err_msg=str(one["step"]))
 
 
 def test_a_sweep_is_resumed_with_its_own_members_alone(whole):
@@ -174,8 +209,37 @@ def test_of_a_comparison_one_case_is_swept(tmp_path, monkeypatch):
 
 def test_members_are_not_chosen_on_the_test_rows(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = Path(__file__).parents[2] / "configs" / "characters.toml"
+    config = ROOT / "configs" / "characters.toml"
+    more = ("--task.held_out", "validation", "--grid", "task.held_out=test,validation")
+    for arguments in (("--grid", "model.units=8,16"), more):
+        status, _, err = run("sweep", config, *arguments)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "held_out must be 'validation' for a sweep" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_members_are_not_chosen_by_a_figure_of_the_test_years(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = ROOT / "configs" / "sunspots.toml"
     status, _, err = run("sweep", config, "--grid", "model.units=8,16")
     assert (status, err.count("\n")) == (2, 1)
-    assert "held_out must be 'validation' for a sweep" in err
+    assert "[target] test_mse_over_persistence is of the test data, by which no sweep may choose; give --by" in err
+    assert "METRIC one of validation_mse, validation MSE/LSTM" in err
+    status, _, err = run("sweep", config, "--grid", "model.units=8,16", "--by", "test_mse_over_persistence:below")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "METRIC one of validation_mse, validation MSE/LSTM" in err
+    assert "test MSE" not in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_by_another_metric_tells_nothing_of_the_test_data(tmp_path, monkeypatch):
+    final = lambda task, predict: {"test_mse": 1.0, "valid": float(predict(np.ones((1, 5, 1))).mean())}  # noqa: E731
+    monkeypatch.setattr(Toy, "final", final, raising=False)
+    monkeypatch.setattr(Toy, "of_test", lambda task, name: name == "test_mse", raising=False)
+    config = write_config(tmp_path, QUICK + '[target]\nmetric = "test_mse"\nvalue = 9.0\n', steps=5)
+    out = tmp_path / "out"
+    assert run("sweep", config, "--grid", RATES, "--by", "valid:above", "--out", out)[0] == 0
+    assert "test_mse" in (out / "best.toml").read_text(), "the target is still that of the config"
+    for name in ("sweep.json", "sweep.md", "1/summary.json"):
+        assert "valid" in (out / name).read_text()
+        assert "test_mse" not in (out / name).read_text()

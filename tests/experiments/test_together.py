@@ -1,4 +1,4 @@
-"""Configs in one program: each has the numbers that it has alone, and what one does is nothing to the others."""
+"""A group of configs: each has the numbers that it has alone, and what one does is nothing to the others."""
 
 import dataclasses
 
@@ -45,11 +45,22 @@ class Trained:
     alone: list
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_compile():
+    """Let LLVM do little: half the time, and the same programs. No config here is one of other tests."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Three members that differ in every input and in the seed: stopped by success, trained to the end, diverged."""
+    """Three members that differ in every input and in the seed: stopped by success, trained to the end, diverged.
+
+    Nine models on two devices, so one of them stands in twice.
+    """
     folder = tmp_path_factory.mktemp("together")
-    base = load(write_config(folder, TARGET, steps=40, evaluate_every=2, log_every=3)).base
+    base = load(write_config(folder, TARGET, seeds=3, steps=40, evaluate_every=2, log_every=3)).base
     base = dataclasses.replace(base, train=dataclasses.replace(base.train, stop_after=3))
     configs = []
     for rate, clip, decay, seed in ((0.05, 0.3, 0.0, 7), (0.02, 0.02, 0.5, 0), (1e30, 1.0, 0.1, 0)):
@@ -62,7 +73,7 @@ def trained(tmp_path_factory):
     return Trained(configs, folder, outcomes, alone)
 
 
-def test_these_configs_are_one_program(trained):
+def test_these_configs_are_one_group(trained):
     named = [Member(str(n), {}, config) for n, config in enumerate(trained.configs)]
     assert groups(named, together=64) == [named]
 
@@ -102,8 +113,13 @@ def test_what_members_share_is_no_input(trained):
     assert together.traced([one]) == {}
     found = together.traced([one, dataclasses.replace(other, optimizer=third.optimizer)])
     assert {name: value.tolist() for name, value in found.items()} == {
-        "learning_rate": pytest.approx([0.05, 0.05, 1e30, 1e30]), "clip": pytest.approx([0.3, 0.3, 1.0, 1.0]),
-        "weight_decay": pytest.approx([0.0, 0.0, 0.1, 0.1]),
+        "learning_rate": pytest.approx([0.05] * 3 + [1e30] * 3), "clip": pytest.approx([0.3] * 3 + [1.0] * 3),
+        "weight_decay": pytest.approx([0.0] * 3 + [0.1] * 3),
     }  # fmt: skip
     same_rates = dataclasses.replace(one, optimizer=dataclasses.replace(one.optimizer, clip=0.5))
     assert list(together.traced([one, same_rates])) == ["clip"]
+
+
+def test_a_config_ends_with_the_first_of_its_seeds_that_is_not_finite():
+    assert together._first_bad(np.array([0, 7, 5])) == 5
+    assert together._first_bad(np.array([0, 0])) == 0

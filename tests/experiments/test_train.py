@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from toy import write_config
 
-from experiments import checkpoint, train
+from experiments import checkpoint, scoring, steps, train
 from experiments.config import ConfigError, Target, load
 from experiments.model import build
+from experiments.optimizer import optimizer
 from experiments.rundir import Lines, Stopped, read_lines
 from experiments.tasks import Batch
 
@@ -74,7 +75,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_no_digit(whole, tmp_path):
     (run / "checkpoints" / "0000000020" / "about" / "metadata").unlink()
     train.run(config, run, quiet)
     assert (run / "metrics.jsonl").read_bytes() == expected
-    assert checkpoint.latest(run / "checkpoints", train.init(config))[0] == 20
+    assert checkpoint.latest(run / "checkpoints", steps.init(config))[0] == 20
 
 
 def test_without_a_complete_checkpoint_it_starts_at_step_0(whole, tmp_path):
@@ -111,7 +112,7 @@ def test_a_loss_not_finite_stops_at_its_step_and_saves_what_was_good(whole, tmp_
     run.mkdir()
     with pytest.raises(Stopped, match=f"not finite at step {bad_at + 1};"):
         train.run(config, run, quiet)
-    step, state = checkpoint.latest(run / "checkpoints", train.init(config))
+    step, state = checkpoint.latest(run / "checkpoints", steps.init(config))
     assert (step, int(state.step)) == (bad_at, bad_at)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
     lines = (run / "metrics.jsonl").read_bytes()
@@ -143,7 +144,7 @@ def test_constraints_hold_after_each_update(tmp_path):
         "2",
     ]
     config = config_of(tmp_path, *arguments)
-    state, _ = train.make_call(config)(train.init(config), 2)
+    state, _ = steps.make_call(config)(steps.init(config), 2)
     norms = np.linalg.norm(np.asarray(state.params.lstm.kernel), axis=1)
     assert norms.max() <= 0.1 + 1e-6
 
@@ -151,19 +152,20 @@ def test_constraints_hold_after_each_update(tmp_path):
 def test_penalties_are_part_of_the_loss(tmp_path):
     plain = config_of(tmp_path)
     penalised = config_of(tmp_path, "--model.lstm.kernel_regularizer", "{name = 'L2', l2 = 10.0}")
-    first = [train.make_call(c)(train.init(c), 1)[1][0] for c in (plain, penalised)]
-    kernel = np.asarray(train.init(plain).params.lstm.kernel)
+    first = [steps.make_call(c)(steps.init(c), 1)[1][0] for c in (plain, penalised)]
+    kernel = np.asarray(steps.init(plain).params.lstm.kernel)
     np.testing.assert_allclose(first[1] - first[0], 10.0 * (kernel**2).sum((1, 2)), rtol=1e-4)
 
 
 def test_dropout_is_drawn_in_training_only(tmp_path):
     plain, dropped = config_of(tmp_path), config_of(tmp_path, "--model.lstm.dropout", "0.5")
-    states = [train.init(c) for c in (plain, dropped)]
+    states = [steps.init(c) for c in (plain, dropped)]
     scores = [
-        np.asarray(train.make_evaluate(c)(s.params)["mse"]) for c, s in zip((plain, dropped), states, strict=True)
+        np.asarray(scoring.make_scores(c).evaluate(s.params)["mse"])
+        for c, s in zip((plain, dropped), states, strict=True)
     ]
     np.testing.assert_array_equal(*scores)
-    first = [np.asarray(train.make_call(c)(s, 1)[1][0]) for c, s in zip((plain, dropped), states, strict=True)]
+    first = [np.asarray(steps.make_call(c)(s, 1)[1][0]) for c, s in zip((plain, dropped), states, strict=True)]
     assert (first[0] != first[1]).all()
 
 
@@ -176,7 +178,7 @@ def test_calls_end_at_the_same_steps_wherever_they_start(tmp_path):
 
 def test_a_call_compiles_once_for_every_length(tmp_path):
     config = config_of(tmp_path)
-    call, state = train.make_call(config), train.init(config)
+    call, state = steps.make_call(config), steps.init(config)
     for end in train.call_ends(config.train, 0):
         state, _ = call(state, end)
     assert call._cache_size() == 1
@@ -214,13 +216,13 @@ def test_stop_after_wants_a_target_to_reach(whole, changes):
     config = dataclasses.replace(whole[0], train=dataclasses.replace(whole[0].train, stop_after=2))
     config = dataclasses.replace(config, target=None if changes is None else target(**changes))
     with pytest.raises(ConfigError, match=r"stop_after needs a \[target\] that each evaluation gives \(mse\)"):
-        train.check(config, "toy.toml")
+        scoring.check(config, "toy.toml")
 
 
 def test_the_rate_rises_then_falls_by_a_cosine(tmp_path):
     arguments = ["--optimizer.warmup", "4", "--optimizer.schedule", "cosine", "--train.steps", "12"]
     arguments += ["--optimizer.name", "sgd", "--optimizer.clip", "0", "--optimizer.learning_rate", "0.8"]
-    update = train.optimizer(config_of(tmp_path, *arguments))
+    update = optimizer(config_of(tmp_path, *arguments))
     state, rates = update.init({"w": np.float32(0)}), []
     for _ in range(12):
         step, state = update.update({"w": np.float32(-1)}, state)
@@ -235,9 +237,9 @@ def test_a_batch_may_start_rows_afresh(tmp_path):
     params = model.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (2, 5, 1))
     reset = jnp.zeros((2, 5), bool).at[0, 3].set(True)
-    outputs = train._outputs(model, params, Batch(x, (), None, reset))
-    whole = train._outputs(model, params, Batch(x, ()))
-    tail = train._outputs(model, params, Batch(x[:, 3:], ()))
+    outputs = scoring._outputs(model, params, Batch(x, (), None, reset))
+    whole = scoring._outputs(model, params, Batch(x, ()))
+    tail = scoring._outputs(model, params, Batch(x[:, 3:], ()))
     np.testing.assert_allclose(outputs[0], tail[0], rtol=1e-5)
     np.testing.assert_allclose(outputs[1], whole[1], rtol=1e-5)
     assert abs(whole[0] - tail[0]).max() > 1e-4
@@ -246,7 +248,7 @@ def test_a_batch_may_start_rows_afresh(tmp_path):
 def test_a_target_without_its_metric_is_found_before_training(tmp_path):
     config = load(write_config(tmp_path, '[target]\nmetric = "msee"\nvalue = 1.0\n')).base
     with pytest.raises(ConfigError, match=r"toy.toml: \[target\] metric must be one of mse, got 'msee'"):
-        train.check(config, "toy.toml")
+        scoring.check(config, "toy.toml")
 
 
 def test_lines_survive_a_torn_end(tmp_path):

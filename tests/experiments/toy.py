@@ -11,12 +11,13 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
 
 from experiments import __main__ as cli
-from experiments import distributed, report, train
+from experiments import distributed, report, scoring, steps, train
 from experiments.tasks import TASKS, Batch
 
 CONFIG = """# The toy.
@@ -110,9 +111,9 @@ def compiled_once(function, copy=lambda value: value):
     return shared
 
 
-train.make_call = compiled_once(train.make_call)
-train.make_evaluate = compiled_once(train.make_evaluate)
-train.init = compiled_once(train.init, lambda state: jax.tree.map(lambda leaf: leaf.copy(), state))
+train.make_call = steps.make_call = compiled_once(steps.make_call)
+train.make_scores = scoring.make_scores = compiled_once(scoring.make_scores)
+train.init = steps.init = compiled_once(steps.init, lambda state: jax.tree.map(lambda leaf: leaf.copy(), state))
 report.make_predict = compiled_once(report.make_predict)
 
 # Its program and its pictures take 2 s a run; the tests of reports bring it back.
@@ -171,9 +172,14 @@ def die_in_call(number: int) -> None:
     train.make_call = dying
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> NoReturn:
+    """Run the command line as a program does, which dies where the environment says."""
     if "KILL_IN_CALL" in os.environ:
         die_in_call(int(os.environ["KILL_IN_CALL"]))
     if "KILL_IN_SAVE" in os.environ:
         die_in_save(int(os.environ["KILL_IN_SAVE"]))
-    distributed.leave(cli.main(sys.argv[1:]))
+    distributed.leave(cli.main(arguments))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments import progress, report, results, rundir, train
+from experiments import progress, report, results, rundir, scoring, train
 from experiments.config import Config, Experiment
 from experiments.devices import ONE, Devices
 from experiments.profiling import Profiler
@@ -22,7 +22,7 @@ def runs(experiment: Experiment, path: Path) -> list[tuple[str, Config, Path]]:
 def check(experiment: Experiment, where: str, devices: Devices = ONE) -> None:
     """Raise what can be known to be wrong with any of the cases before one is trained."""
     for config in experiment.cases.values() or [experiment.base]:
-        train.check(config, where)
+        scoring.check(config, where)
         devices.check(config, where)
 
 
@@ -89,7 +89,7 @@ def _train_one(
         done = train.run(config, folder, shown, devices, profiler=profiler)
     if profiler is not None:
         console.print(str(profiler), highlight=False, soft_wrap=True)
-    return report.finish(config, folder, done.params, done.step, done.seconds)
+    return report.finish(config, folder, done.params, done.step, done.seconds, done.second)
 
 
 @contextlib.contextmanager
