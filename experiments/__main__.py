@@ -77,7 +77,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
             final = config.task.final(predict) if hasattr(config.task, "final") else {}
             earlier = [line for line in rundir.read_lines(folder / "metrics.jsonl") if line["step"] < step]
             lines = [*earlier, {"step": step, "loss": None, "losses": None, **plain(scores.evaluate(params))}]
-            summary = results.summarise(config, lines, final, 0.0, plain(scores.second(params)))
+            second = plain(scores.second(params)) if results.finished(config, lines) else {}
+            summary = results.summarise(config, lines, final, 0.0, second)
             found[name], described[name] = summary, config
     steps = ", ".join(sorted({f"{summary['steps']:,}" for summary in found.values()}))
     cases.show(Console(markup=False), described, found, f"{experiment.name}, evaluated at step {steps}")
@@ -107,7 +108,8 @@ def report_command(options: argparse.Namespace) -> int:
             step, params = train.restore(config, folder)
             timing = rundir.read_lines(folder / "timing.jsonl", step)
             seconds = timing[-1]["seconds"] if timing else 0.0
-            second = plain(scoring.make_scores(config).second(params))
+            done = results.finished(config, rundir.read_lines(folder / "metrics.jsonl", step))
+            second = plain(scoring.make_scores(config).second(params)) if done else {}
             sections[name] = report.finish(config, folder, params, step, seconds, second)
             if name:
                 cases.own_page(folder, name, config, sections[name])

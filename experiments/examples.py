@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jlstm
+from experiments import results
 from experiments.config import Config
 from experiments.model import ModelParams, SequenceModel, build, read
 from experiments.scoring import evaluation_batch
@@ -69,7 +70,7 @@ def median_seed(config: Config, summary: Mapping[str, Any]) -> tuple[int, str]:
     metrics = summary["metrics"]
     target = config.target.metric if config.target is not None else ""
     name = target if target in metrics else next(iter(metrics))
-    values = [np.inf if v is None else v for v in metrics[name]["values"]]
+    values = [np.inf if v is None else v for v in results.measured(metrics[name])]
     seed = int(np.argsort(values, kind="stable")[len(values) // 2])
     return seed, f"seed {seed} of {len(values)}, the median one by {name}" if len(values) > 1 else "the one seed"
 

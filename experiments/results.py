@@ -33,13 +33,13 @@ def summarise(
         {"steps", "finished", "seconds", "metrics": {name: {"values": [S], "second": [S] or None, "baseline"}}, "final":
         {name: value}, "target": {"metric", "met", "values", "seeds": [S] bools, "sequences": [S] or None} or None};
         finished means at the last step, or stopped by success; met is None where the target is only reported. A seed
-        meets a target that met it at the last evaluations and on the second set too; the target's values are those of
-        the second set where there is one.
+        meets a target that met it at the last evaluations and on the second set too (what should fail, with at_most: on
+        one of them); the target's values are those of the second set where there is one.
     """
     scored = evaluations(lines)
     last = scored[-1] if scored else {}
     steps = lines[-1]["step"] if lines else 0
-    finished = steps >= config.train.steps or succeeded(config, scored)
+    ended = finished(config, lines)
     baseline = config.task.baseline()
     names = [name for name in last if name not in ("step", "loss", "losses")]
     second = second or {}
@@ -48,12 +48,17 @@ def summarise(
     }
     return {
         "steps": steps,
-        "finished": finished,
+        "finished": ended,
         "seconds": round(seconds, 1),
         "metrics": metrics,
         "final": {name: float(value) for name, value in final.items()},
-        "target": _verdict(config, scored, second, final, finished),
+        "target": _verdict(config, scored, second, final, ended),
     }
+
+
+def finished(config: Config, lines: Sequence[dict[str, Any]]) -> bool:
+    """Say whether training was at its end: at the last step, or stopped by success."""
+    return bool(lines) and (lines[-1]["step"] >= config.train.steps or succeeded(config, evaluations(lines)))
 
 
 def evaluations(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -230,7 +235,12 @@ def _verdict(
         raise ConfigError(f"[target] metric must be one of {allowed}, got {target.metric!r}")
     values = second.get(target.metric, evaluations[-1][target.metric])
     again = [value is not None and target.meets(value) for value in values]
-    steps = [first_success(config, evaluations, seed) if again[seed] else None for seed in range(config.train.seeds)]
+    steps = [first_success(config, evaluations, seed) for seed in range(config.train.seeds)]
+    if target.at_most is None:
+        steps = [step if good else None for step, good in zip(steps, again, strict=True)]
+    else:
+        last = evaluations[-1]["step"]
+        steps = [last if step is None and good else step for step, good in zip(steps, again, strict=True)]
     sequences = [None if step is None else config.sequences(step) for step in steps]
     limit = target.max_sequences or float("inf")
     seeds = [s is not None and s <= limit for s in sequences]

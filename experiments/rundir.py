@@ -2,7 +2,7 @@
 
     config.toml         the resolved config, versions and device in comments
     metrics.jsonl       one object a line: step, loss (mean over seeds), losses, and the evaluation's metrics
-    timing.jsonl        seconds so far at each checkpoint; apart, so that metrics compare bit for bit
+    timing.jsonl        seconds so far at each checkpoint and at the end; apart, so that metrics compare bit for bit
     checkpoints/        see checkpoint.py
     summary.json  curve.png  model.safetensors  report.html     written at the end
 

@@ -41,7 +41,7 @@ def make_predict(config: Config) -> Callable[..., Array]:
 
 
 def make_scores(config: Config, devices: Devices = ONE) -> Scores:
-    """Build what scores models on the evaluation set and on the second one; both are one program."""
+    """Build what scores models on the evaluation set and, by the same program unless in parts, on the second one."""
     task, score = config.task, make_score(config, devices)
     batch = evaluation_batch(config)
     rows = batch.x.shape[0]
@@ -51,7 +51,7 @@ def make_scores(config: Config, devices: Devices = ONE) -> Scores:
     def second(params: ModelParams) -> dict[str, Array]:
         if parts > 1:
             return _in_parts(config, devices, params, parts)
-        other = _second(task, config.train.seed)
+        other = jax.jit(task.evaluation)(_second_key(config.train.seed))
         return {} if _alike(other, evaluation_batch(config)) else score(params, batch=devices.cut(other, rows))
 
     return Scores(evaluate, second)
@@ -123,9 +123,11 @@ def _in_parts(config: Config, devices: Devices, params: ModelParams, parts: int)
     """Score on a second set that is too large to be held: x of one part after the other, and the outputs of all."""
     task, model = config.task, build(config)
     predict = devices.jit(lambda params, batch: jax.lax.map(lambda p: _outputs(model, p, batch), params))
-    outputs, batches = [], []
+    draw = jax.jit(task.evaluation)
+    outputs, batches, batch = [], [], None
     for part in range(parts):
-        batch = _second(task, config.train.seed, part)
+        del batch  # or two of them are held at once
+        batch = draw(_second_key(config.train.seed, part))
         outputs.append(np.asarray(predict(params, devices.cut(batch, batch.x.shape[0]))))
         batches.append(jax.tree.map(np.asarray, batch._replace(x=None)))
     batch = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
@@ -137,9 +139,8 @@ def _evaluation(task: Any, seed: int) -> Batch:
     return jax.jit(task.evaluation)(evaluation_key(seed))
 
 
-def _second(task: Any, seed: int, part: int = 0) -> Batch:
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), SECOND), part)
-    return jax.jit(task.evaluation)(key)
+def _second_key(seed: int, part: int = 0) -> Array:
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), SECOND), part)
 
 
 def _alike(one: Batch, other: Batch) -> bool:

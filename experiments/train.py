@@ -173,14 +173,16 @@ def run(
                     log(*pending)  # the lines before the checkpoint that stands for them
                 pending = None
                 save(end)
+        second = plain_scores(training.second(state.params))
+        if devices.first:
+            timing.append({"step": int(state.step), "seconds": round(seconds(), 3)})
     finally:
         if profiler is not None:
             profiler.close(first)
         metrics.close()
         timing.close()
-    took, second = seconds(), plain_scores(training.second(state.params))
     devices.awaited = True
-    return Trained(devices.local(state.params), int(state.step), took, state, second)
+    return Trained(devices.local(state.params), int(state.step), seconds(), state, second)
 
 
 def _logged(train: Train, lines: list[dict[str, Any]], step: int) -> bool:

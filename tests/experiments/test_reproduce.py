@@ -116,7 +116,7 @@ def test_a_row_that_was_stopped_goes_on(place):
     assert (folder / "metrics.jsonl").read_bytes() == expected
     assert [case["metrics"] for case in row()["cases"].values()] == [case["metrics"] for case in whole.values()]
     timing = rundir.read_lines(folder / "timing.jsonl")
-    assert [line["step"] for line in timing] == [5, 10, 15, 20]
+    assert [line["step"] for line in timing] == [5, 10, 15, 20, 20]  # and with the second set
 
 
 def test_a_run_of_other_code_or_of_an_unknown_config_is_not_gone_on_with(place, monkeypatch):
@@ -134,7 +134,7 @@ def test_a_run_of_other_code_or_of_an_unknown_config_is_not_gone_on_with(place, 
         assert run("reproduce", "--rows", "toy")[0] == 0
         assert not row()["commit"].startswith("f00")
         lines = (config.parent / "timing.jsonl").read_text().splitlines()
-        assert [json.loads(line)["step"] for line in lines] == [5, 10, 15, 20]
+        assert [json.loads(line)["step"] for line in lines] == [5, 10, 15, 20, 20]  # and with the second set
         assert calls == [1]
     assert run("train", reproduce.CONFIGS / "toy.toml", "--out", config.parent, "--overwrite")[0] == 0
 
