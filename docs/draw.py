@@ -77,15 +77,22 @@ def run(source: str, names: dict[str, Any]) -> Any:
 
 
 def save(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure or a picture of jlstm.explain as SVG on white, which reads on dark pages too."""
-    if hasattr(figure, "savefig"):
-        import matplotlib as mpl
-
-        with mpl.rc_context({"svg.hashsalt": path.name}):  # so that it is written the same way each time
-            figure.savefig(path, facecolor="white", metadata={"Date": None})
+    """Write a figure of matplotlib, or what shows itself as inline SVG, as SVG on white: it reads on dark pages too."""
+    if not hasattr(figure, "savefig"):
+        path.write_text(on_white(figure._repr_html_()))
         return
-    svg = figure._repr_svg_().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    path.write_text(svg.replace("</title>", '</title><rect width="100%" height="100%" fill="white"/>', 1) + "\n")
+    import matplotlib as mpl
+    from matplotlib.text import Text
+
+    words = [text.get_text() for text in figure.findobj(Text) if text.get_text()]
+    with mpl.rc_context({"svg.hashsalt": path.name}):  # so that it is written the same way each time
+        figure.savefig(path, facecolor="white", metadata={"Date": None, "Description": "; ".join(words)})
+
+
+def on_white(svg: str) -> str:
+    """Make a file of inline SVG."""
+    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return svg.replace("</title>", '</title><rect width="100%" height="100%" fill="white"/>', 1) + "\n"
 
 
 def draw(page: Path) -> None:
