@@ -71,7 +71,7 @@ def table(rows: Mapping[str, Row]) -> Table:
 def save(rows: Mapping[str, Row], stem: Path, quick: bool) -> None:
     """Write the table as `stem`.md, .html and .json."""
     title = "Results of the quick versions" if quick else "Results: the papers' tables, reproduced"
-    counts = f"{sum(map(met, rows.values()))} of {len(rows)} rows meet their targets.{_again(rows)}"
+    counts = f"{sum(map(met, rows.values()))} of {len(rows)} rows meet their targets.{'' if quick else _again(rows)}"
     write(stem.with_suffix(".json"), json.dumps({name: _plain(row) for name, row in rows.items()}, indent=1) + "\n")
     write(stem.with_suffix(".md"), _markdown(rows, title, counts))
     body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(counts)}</p>", f"<p>{html.escape(INTRO)}</p>"]
