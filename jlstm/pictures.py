@@ -187,18 +187,20 @@ def over_time(spec: Any, timesteps: int | None) -> str:
     return str(draw)
 
 
-def calls(units: int, *, zeroed: bool = False, resets: bool = True) -> str:
+def calls(units: int, *, zeroed: bool = False, resets: bool = True, keep_order: bool = False) -> str:
     """Draw what each option of a call changes for a layer of so many units: the carry, the outputs, the order.
 
-    Six pictures, side by side where there is room.
+    Six pictures, side by side where there is room, under a line that says what they have in common.
 
     Args:
         zeroed: whether outputs at masked steps are zeros.
         resets: whether the layer takes resets; one that reads from the end raises.
+        keep_order: whether outputs come in the order of the input with go_backwards=True.
     """
+    order = "y stays in the order of x" if keep_order else "y is in the order of reading"
     told = {
-        "return_sequences=True": "every h comes back, not the last one alone",
-        "go_backwards=True": "reading from the end; the outputs in that order",
+        "return_sequences=False": "the last h alone comes back; dashed: not returned",
+        f"go_backwards=True, keep_order={keep_order}": f"reading from the end; {order}",
         "the state passed on (stateful)": "the second call goes on where the first one ended",
         "mask[:, 1] = False": f"the state passes by, the output is {'zeros' if zeroed else 'repeated'}",
         "reset[:, 1] = True": "the state is replaced by zeros before the step",
@@ -206,33 +208,43 @@ def calls(units: int, *, zeroed: bool = False, resets: bool = True) -> str:
     }
     if not resets:
         told["reset[:, 1] = True"] = "raises: read from its end, an episode has no start"
-    panels = [_call(title, text, units, number) for number, (title, text) in enumerate(told.items())]
-    if not resets:
-        panels[_RESET] = _call("reset[:, 1] = True", told["reset[:, 1] = True"], units, None)
+    names = {
+        _BACKWARDS: ("y[:, 0]", "y[:, 1]", "y[:, 2]") if keep_order else ("y[:, 2]", "y[:, 1]", "y[:, 0]"),
+        _LAST: ("", "", "y"),
+        _STATEFUL: ("y[:, 0]", "y[:, 0]", "y[:, 1]"),
+        _MASK: ("y[:, 0]", "0" if zeroed else "y[:, 0]", "y[:, 2]"),
+    }
+    panels = [
+        _call(title, text, units, None if panel == _RESET and not resets else panel, names.get(panel, _NAMES))
+        for panel, (title, text) in enumerate(told.items())
+    ]
     style = "display: flex; flex-wrap: wrap; align-items: flex-start; gap: 12px 24px"
-    return f'<div style="{style}">{"".join(panels)}</div>'
+    common = f"Each changes one thing of LSTM({units}, return_sequences=True), which reads x from its first step on."
+    return f'<p>{common}</p><div style="{style}">{"".join(panels)}</div>'
 
 
-_ALL, _BACKWARDS, _STATEFUL, _MASK, _RESET, _PLAIN = range(6)
+_LAST, _BACKWARDS, _STATEFUL, _MASK, _RESET, _PLAIN = range(6)
+_NAMES = ("y[:, 0]", "y[:, 1]", "y[:, 2]")
 
 
-def _call(title: str, told: str, units: int, panel: int | None) -> str:
-    """Draw one option of a call; panel None: its words alone."""
-    draw = Canvas(340, 50 if panel is None else 160, f"{title}: {told}")
+def _call(title: str, told: str, units: int, panel: int | None, names: tuple[str, ...]) -> str:
+    """Draw one option of a call, its outputs under their names; panel None: its words alone."""
+    draw = Canvas(340, 50 if panel is None else 178, f"{title}: {told}")
     draw.text(0, 16, title, anchor="start", bold=True)
     draw.text(0, 34, told, anchor="start", size=11, color=GREY)
     if panel is None:
         return str(draw)
-    x_of, y = [75 + 95 * k for k in range(3)], 100
+    x_of, y = [75 + 95 * k for k in range(3)], 118
     for k, x in enumerate(x_of):
         passed = panel == _MASK and k == 1  # the step is not taken
         draw.box(x - 30, y - 16, 60, 32, color=GREY if passed else BLUE, dashed=passed)
         draw.text(x, y, f"LSTM({units})", size=10, within=54, color=GREY if passed else INK)
-        draw.text(x, y + 48, f"x[:, {k}]", size=10)
+        draw.text(x, y + 48, f"x[:, {k - 1 if panel == _STATEFUL and k else k}]", size=10)  # a call counts from 0
         draw.line((x, y + 40), (x, y + 16), dashed=passed, color=GREY if passed else INK)
-        ends_here = k == (0 if panel == _BACKWARDS else 2) or (panel == _STATEFUL and k == 0)  # call 1 ends there
-        returned = ends_here or panel in (_ALL, _BACKWARDS, _MASK, _RESET)
-        draw.line((x, y - 16), (x, y - 36), dashed=not returned, color=INK if returned else GREY)
+        returned = bool(names[k])
+        draw.line((x, y - 16), (x, y - 44), dashed=not returned, color=INK if returned else GREY)
+        if returned:
+            draw.text(x, y - 53, names[k], size=10, bold=True)
     ends = [x_of[0] - 55, *x_of, x_of[2] + 55]
     for k in range(4):
         a, b = ends[k] + (30 if k else 0), ends[k + 1] - (30 if k < 3 else 0)
@@ -250,12 +262,11 @@ def _call(title: str, told: str, units: int, panel: int | None) -> str:
         over = y - 26
         draw.line((x_of[0] + 30, y), (x_of[0] + 40, y), (x_of[0] + 40, over), (x_of[1] + 55, over), (x_of[1] + 55, y),
                   (x_of[2] - 30, y), color=STATE)  # fmt: skip
-        draw.text(x_of[1], y - 44, "0" if told.endswith("zeros") else "h of before", size=10, color=GREY)
     if panel == _STATEFUL:
         middle = (x_of[0] + x_of[1]) / 2
-        draw.line((middle, y - 38), (middle, y + 54), dashed=True, color=GREY, arrow=False)
-        draw.text(middle - 4, y - 44, "call 1", size=10, color=GREY, anchor="end")
-        draw.text(middle + 4, y - 44, "call 2", size=10, color=GREY, anchor="start")
+        draw.line((middle, y - 62), (middle, y + 54), dashed=True, color=GREY, arrow=False)
+        draw.text(middle - 5, y - 30, "call 1", size=10, color=GREY, anchor="end")
+        draw.text(middle + 5, y - 30, "call 2", size=10, color=GREY, anchor="start")
     return str(draw)
 
 

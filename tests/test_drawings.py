@@ -1,0 +1,187 @@
+"""The drawings of explain, read back: which arrow stands where, and what is written beside it."""
+
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import jax
+import numpy as np
+import pytest
+from cases import array, inputs
+
+from jlstm import LSTM, pictures
+
+N, D = 3, 2
+
+
+class Text(NamedTuple):
+    words: str
+    x: float
+    y: float  # of its middle
+    color: str
+
+
+class Line(NamedTuple):
+    points: list[tuple[float, float]]
+    color: str
+    width: float
+    dashed: bool
+
+
+class Drawing:
+    """What a picture holds: texts, lines, boxes (x, y, width, height, attributes), tips of arrows."""
+
+    def __init__(self, svg: str):
+        root = ElementTree.fromstring(svg)
+        self.title = root.get("aria-label")
+        self.texts, self.lines, self.boxes, self.tips = [], [], [], []
+        for node in root.iter():
+            got = node.attrib
+            if node.tag == "text":
+                middle = float(got["y"]) - 0.35 * float(got["font-size"])
+                self.texts.append(Text(node.text or "", float(got["x"]), middle, got["fill"]))
+            elif node.tag == "polyline":
+                points = [(float(a), float(b)) for a, b in (pair.split(",") for pair in got["points"].split())]
+                dashed = "stroke-dasharray" in got
+                self.lines.append(Line(points, got["stroke"], float(got["stroke-width"]), dashed))
+            elif node.tag == "rect":
+                self.boxes.append((*(float(got[a]) for a in ("x", "y", "width", "height")), got))
+            elif node.tag == "polygon":
+                x, y = got["points"].split()[0].split(",")
+                self.tips.append((float(x), float(y)))
+
+    def at(self, words: str) -> tuple[float, float]:
+        """Where the one text of these words stands."""
+        ((_, x, y, _),) = [text for text in self.texts if text.words == words]
+        return x, y
+
+
+# --- the options of a call -----------------------------------------------------------------------------------------
+
+
+def panels(**options):
+    """The drawings by their titles."""
+    div = ElementTree.fromstring(f"<all>{pictures.calls(N, **options)}</all>")
+    drawings = [Drawing(ElementTree.tostring(svg, encoding="unicode")) for svg in div.iter("svg")]
+    return {drawing.texts[0].words: drawing for drawing in drawings}
+
+
+def steps(drawing):
+    """The boxes of the three steps from the left, (left, right, top, bottom), and whether each is dashed."""
+    found = [(x, x + w, y, y + h, "stroke-dasharray" in got) for x, y, w, h, got in drawing.boxes]
+    assert len(found) == 3
+    return sorted(found)
+
+
+def outputs(drawing):
+    """Of each step what stands over its output arrow, None where that is dashed: it does not come back."""
+    told = []
+    for left, right, top, _, _ in steps(drawing):
+        (up,) = [
+            line for line in drawing.lines
+            if line.points[0] == ((left + right) / 2, top) and line.points[-1] in drawing.tips
+        ]  # fmt: skip
+        end = up.points[-1]
+        assert end[1] < top
+        (*over,) = [text.words for text in drawing.texts if text.x == end[0] and 0 < end[1] - text.y < 15]
+        assert len(over) == (0 if up.dashed else 1)
+        told.append(None if up.dashed else over[0])
+    return told
+
+
+def state(drawing):
+    """The lines of the state, each with its ends from left to right and True where its arrow points left."""
+    lines = [line for line in drawing.lines if line.color == pictures.STATE]
+    return sorted((line.points[0][0], line.points[-1][0], line.width) for line in lines)
+
+
+def inputs_of(drawing):
+    middles = {(left + right) / 2 for left, right, *_ in steps(drawing)}
+    return [text.words for text in sorted(drawing.texts, key=lambda t: t.x) if text.x in middles and text.y > 150]
+
+
+@pytest.mark.parametrize("keep_order", [False, True])
+def test_going_backwards_names_each_output_as_apply_orders_them(keep_order):
+    """The output drawn over x[:, t] is the one that a change of x[:, t] alone first reaches."""
+    layer = LSTM(N, go_backwards=True, keep_order=keep_order, return_sequences=True)
+    params, state_0, x = layer.init(jax.random.key(0), D), layer.initial_state(1), array(inputs(0, 1, 3, D))
+    jacobian = jax.jit(jax.jacobian(lambda x: layer.apply(params, state_0, x)[1][0].sum(-1)))(x)
+    reached = np.abs(jacobian).sum((1, 3)) > 0  # [output, input]
+    expected = [f"y[:, {min(np.flatnonzero(reached[:, t]), key=lambda k, t=t: reached[k].sum())}]" for t in range(3)]
+    drawing = panels(keep_order=keep_order)[f"go_backwards=True, keep_order={keep_order}"]
+    assert outputs(drawing) == expected
+    assert inputs_of(drawing) == ["x[:, 0]", "x[:, 1]", "x[:, 2]"]
+    assert all(start > end for start, end, _ in state(drawing))
+    assert len(state(drawing)) == 4
+    order = "y stays in the order of x" if keep_order else "y is in the order of reading"
+    assert drawing.texts[1].words == f"reading from the end; {order}"
+
+
+def test_each_panel_is_one_change_of_a_layer_that_reads_forwards_and_returns_all():
+    said = ElementTree.fromstring(f"<all>{pictures.calls(N)}</all>")[0].text
+    assert said == "Each changes one thing of LSTM(3, return_sequences=True), which reads x from its first step on."
+    every = ["y[:, 0]", "y[:, 1]", "y[:, 2]"]
+    found = panels()
+    assert list(found) == [
+        "return_sequences=False", "go_backwards=True, keep_order=False", "the state passed on (stateful)",
+        "mask[:, 1] = False", "reset[:, 1] = True", "the same weights at every step",
+    ]  # fmt: skip
+    for title, drawing in found.items():
+        assert drawing.title == f"{title}: {drawing.texts[1].words}"
+        if not title.startswith("go_backwards"):
+            assert all(start < end for start, end, _ in state(drawing)), title
+        if "stateful" not in title:
+            assert inputs_of(drawing) == ["x[:, 0]", "x[:, 1]", "x[:, 2]"]
+    assert outputs(found["return_sequences=False"]) == [None, None, "y"]
+    assert outputs(found["reset[:, 1] = True"]) == outputs(found["the same weights at every step"]) == every
+    assert found["return_sequences=False"].texts[1].words == "the last h alone comes back; dashed: not returned"
+    assert found["the same weights at every step"].texts[1].words == "so T may differ from call to call"
+
+
+def test_the_thick_arrow_of_stateful_goes_from_the_first_call_to_the_second():
+    drawing = panels()["the state passed on (stateful)"]
+    (first, second, third) = steps(drawing)
+    thick = [(start, end) for start, end, width in state(drawing) if width > 2]
+    assert thick == [(first[1], second[0])]
+    assert len(state(drawing)) == 4
+    assert outputs(drawing) == ["y[:, 0]", "y[:, 0]", "y[:, 1]"]  # each call counts its own steps
+    assert inputs_of(drawing) == ["x[:, 0]", "x[:, 0]", "x[:, 1]"]
+    (cut,) = [line for line in drawing.lines if line.dashed]
+    assert first[1] < cut.points[0][0] == cut.points[1][0] < second[0]
+    assert drawing.at("call 1")[0] < cut.points[0][0] < drawing.at("call 2")[0] < third[0]
+    assert drawing.texts[1].words == "the second call goes on where the first one ended"
+
+
+@pytest.mark.parametrize("zeroed", [False, True])
+def test_the_state_goes_past_a_masked_step(zeroed):
+    drawing = panels(zeroed=zeroed)["mask[:, 1] = False"]
+    boxes = steps(drawing)
+    assert [dashed for *_, dashed in boxes] == [False, True, False]
+    (past,) = [line for line in drawing.lines if len(line.points) > 2]
+    assert past.color == pictures.STATE
+    assert (past.points[0][0], past.points[-1][0]) == (boxes[0][1], boxes[2][0])
+    assert min(y for _, y in past.points) < boxes[1][2]  # over the box
+    assert len(state(drawing)) == 3  # and no line into it or out of it
+    assert outputs(drawing) == ["y[:, 0]", "0" if zeroed else "y[:, 0]", "y[:, 2]"]
+
+
+def test_a_reset_cuts_the_state_before_the_step_it_names():
+    drawing = panels()["reset[:, 1] = True"]
+    boxes = steps(drawing)
+    between = [(a, b) for a, b, _ in state(drawing) if boxes[0][1] <= a and b <= boxes[1][0]]
+    assert len(between) == 2
+    (leaves, stops), (starts, arrives) = between
+    assert (leaves, arrives) == (boxes[0][1], boxes[1][0])
+    assert stops < starts
+    x, y = drawing.at("0")
+    assert stops < x < arrives
+    assert y < sum(boxes[0][2:4]) / 2
+    assert (boxes[1][1], boxes[2][0], 1.4) in state(drawing)  # the others are whole
+
+
+def test_without_resets_the_panel_is_words_alone():
+    drawing = panels(resets=False)["reset[:, 1] = True"]
+    assert [text.words for text in drawing.texts] == [
+        "reset[:, 1] = True", "raises: read from its end, an episode has no start"
+    ]  # fmt: skip
+    assert not drawing.lines
+    assert not drawing.boxes
