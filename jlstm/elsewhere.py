@@ -156,6 +156,9 @@ def _onnx(spec: Any, params: Any) -> str:
         merge = level.merge_mode
         with_p = any(part.params.peephole is not None for part in level.parts)
         after = f", its two outputs merged by {merge!r}" if merge in ("sum", "mul", "ave") else ""
+        one = level.spec
+        if isinstance(one, LSTM) and one.return_sequences and one.go_backwards and not one.keep_order:
+            after = ", its outputs turned round in time"  # ONNX's Y is in the order of the input
         nodes.append(f"{Noted('LSTM')(**attributes)!r}{' with the input P' if with_p else ''}{after}")
     return ", then ".join(nodes)
 

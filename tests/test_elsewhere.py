@@ -1,6 +1,7 @@
 """The layer in the words of other libraries: what explain says there makes what the converters make."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -104,14 +105,35 @@ def test_dtypes_elsewhere_are_those_of_the_converters():
     assert all(mixed[library].startswith("not there: dtype must be") for library in ("torch", "ONNX"))
 
 
-def test_the_text_for_onnx_is_in_the_model():
+BACKWARDS = LSTM(6, return_sequences=True, go_backwards=True)
+KEPT = replace(BACKWARDS, keep_order=True)
+
+
+@pytest.mark.parametrize(
+    ("spec", "turned"),
+    [
+        (SPECS["both"], [False]),
+        (SPECS["sequences"], [False]),
+        (BACKWARDS, [True]),
+        (KEPT, [False]),
+        (replace(BACKWARDS, return_sequences=False), [False]),
+        (Stack((BACKWARDS, KEPT, SPECS["sequences"], BACKWARDS)), [True, False, False, True]),
+        (Stack((SPECS["both"], replace(BACKWARDS, return_sequences=False))), [False, False]),
+    ],
+)
+def test_the_text_for_onnx_is_in_the_model(spec, turned):
+    """Each node with its attributes, and after it whether a Slice turns its Y round."""
     peer("onnx")
-    for name in ("both", "sequences", "backwards"):
-        text = jlstm.explain(SPECS[name], D).data["elsewhere"]["ONNX"]
-        model = jlstm.interop.to_onnx(SPECS[name], SPECS[name].init(jax.random.key(0), D))
-        (node,) = (node for node in model.graph.node if node.op_type == "LSTM")
-        told = dict(re.findall(r"(\w+)='?(\w+)'?", text))
+    texts = jlstm.explain(spec, D).data["elsewhere"]["ONNX"].split(", then ")
+    graph = jlstm.interop.to_onnx(spec, spec.init(jax.random.key(0), D)).graph
+    sliced = {node.input[0] for node in graph.node if node.op_type == "Slice"}
+    nodes = [node for node in graph.node if node.op_type == "LSTM"]
+    for text, node, turns in zip(texts, nodes, turned, strict=True):
+        call, _, after = text.partition(")")
+        told = dict(re.findall(r"(\w+)='?(\w+)'?", call))
         assert told == {a.name: str(a.i or a.s.decode()) for a in node.attribute}
+        assert after == (", its outputs turned round in time" if turns else "")
+        assert (node.output[0] in sliced) == turns
 
 
 def test_what_a_library_lacks_is_named():
