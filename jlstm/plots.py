@@ -1,6 +1,7 @@
 """plot_gates: a picture of what `inspect` records, a column for each LSTM, a row for each gate, cell and output."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,8 @@ def plot_gates(trace: Any, row: int = 0) -> "Figure":
 
     A gate is white where it is closed (0) and black where it is open (1); candidate, cell and output are red above 0
     and blue below. Where a step was masked the gates are hatched, since none was computed, and c and h are those that
-    were kept. Time is in the order of the layer's input, for a backward layer too.
+    were kept; values that are not finite, as diverged weights give, are hatched too. Time is in the order of the
+    layer's input, for a backward layer too.
 
     Args:
         trace: what jlstm.inspect returned, for an LSTM, a Bidirectional or a Stack.
@@ -41,7 +43,7 @@ def plot_gates(trace: Any, row: int = 0) -> "Figure":
 
     Raises:
         TypeError: trace is something else, or row is no integer.
-        ValueError: the batch has no such row.
+        ValueError: the batch has no such row, or the trace no time step.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -55,9 +57,11 @@ def plot_gates(trace: Any, row: int = 0) -> "Figure":
     traces = list(_by_path(trace))
     for path, one in traces:
         for name in ROWS:
-            if (shape := np.shape(getattr(one, name)))[3:] or len(shape) < 3:
-                where = f"{path}.{name}" if path else name
+            shape, where = np.shape(getattr(one, name)), f"{path}.{name}" if path else name
+            if len(shape) != 3:
                 raise ValueError(f"trace must have arrays of shape [B, T, N], got {where} of {list(shape)}")
+            if shape[1] == 0:
+                raise ValueError(f"trace must have one time step or more, got {where} of {list(shape)}")
     B = np.shape(traces[0][1].c)[0]
     if isinstance(row, (bool, np.bool_)) or not isinstance(row, Integral):
         raise TypeError(f"row must be an integer, got {checks.show(row)}")
@@ -78,30 +82,45 @@ def plot_gates(trace: Any, row: int = 0) -> "Figure":
             for axis, (name, words) in zip(column, ROWS.items(), strict=True):
                 _panel(figure, axis, name, np.asarray(getattr(one, name)[row], float))
                 axis.set_title(f"{path}  {words}" if path else words)
-            hatched = np.isnan(np.asarray(one.o[row], float)).any()
-            column[-1].set_xlabel("time step" + (" (hatched: masked)" if hatched else ""))
+            hatched = any(axis.patches for axis in column)
+            column[-1].set_xlabel("time step" + (" (hatched: masked, or not finite)" if hatched else ""))
     plt.close(figure)
     return figure
 
 
 def _panel(figure: Any, axis: Any, name: str, values: np.ndarray) -> None:
-    """Draw values [T, N], NaN as hatched ground."""
+    """Draw values [T, N], hatched where they are not finite."""
+    from matplotlib.patches import Rectangle
+
     T, N = values.shape
+    missing = ~np.isfinite(values)
+    values = np.where(missing, np.nan, values)
     if name in SIGNED:
         limit = float(np.nanmax(np.abs(values), initial=1e-9))
         ticks, colors = (-limit, 0.0, limit), "RdBu_r"
     else:  # other activations than a sigmoid may leave [0, 1]
         ticks, colors = (float(np.nanmin(values, initial=0.0)), float(np.nanmax(values, initial=1.0))), "Greys"
-    axis.patch.set(facecolor=MASKED, edgecolor=INK, hatch="////", linewidth=0)
     image = axis.imshow(
         values.T, aspect="auto", interpolation="nearest", extent=(-0.5, T - 0.5, N - 0.5, -0.5),
         cmap=colors, vmin=ticks[0], vmax=ticks[-1],
     )  # fmt: skip
+    for t, n, steps, units in _rectangles(missing):
+        corner = t - 0.5, n - 0.5
+        axis.add_patch(Rectangle(corner, steps, units, facecolor=MASKED, edgecolor=INK, hatch="////", linewidth=0))
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_yticks(range(N) if N <= NAMED_UNITS else [])
     axis.set_ylabel("unit" if N <= NAMED_UNITS else f"{N} units")
     bar = figure.colorbar(image, ax=axis, fraction=0.03, pad=0.01, aspect=10)
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+
+
+def _rectangles(flags: np.ndarray) -> Iterator[tuple[int, int, int, int]]:
+    """Cover what is True of [T, N] with rectangles (t, n, steps, units), a run of equal steps at a time."""
+    changes = np.flatnonzero((flags[1:] != flags[:-1]).any(axis=1)) + 1
+    for first, end in pairwise([0, *changes.tolist(), len(flags)]):
+        edges = np.flatnonzero(np.diff(flags[first], prepend=False, append=False)).tolist()
+        for n, after in zip(edges[::2], edges[1::2], strict=True):
+            yield first, n, end - first, after - n
 
 
 def _by_path(trace: Any, path: str = "") -> Iterator[tuple[str, LSTMTrace]]:
