@@ -96,7 +96,7 @@ def block(layer: Layer) -> str:
 
 
 def units(layer: Layer) -> str:
-    """Draw the weight matrices, with all that belongs to the first unit, and what its output feeds."""
+    """Draw the weight matrices, with all that belongs to unit 0, and what its output feeds."""
     spec = layer.spec
     N, P, D = spec.units, spec.output_size, layer.input_size
     draw = Canvas(570, 330, f"The {words.count(N, 'unit')} of {spec!r} in its weights")
@@ -136,8 +136,8 @@ def units(layer: Layer) -> str:
         draw.text(left - 10, 275, "bias", anchor="end", size=11)
     more = "" if N <= 12 and max(D, P) <= 12 else " (12 of them drawn)"
     draw.text(left, 12, f"4 slices of N = {N} columns{more}", anchor="start", size=11, color=GREY)
-    draw.text(8, 300, "A shaded column: what unit 1 reads in each slice.", anchor="start")
-    last = "number 1 of h" if spec.variant.projection else "the output of unit 1"
+    draw.text(8, 300, "A shaded column: what unit 0 reads in each slice.", anchor="start")
+    last = "number 0 of h" if spec.variant.projection else "the output of unit 0"
     draw.text(8, 318, f"The red row: {last}, read by the gates of every unit at the next step.", anchor="start")
     return str(draw)
 

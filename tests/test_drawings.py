@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cases import array, inputs
 
-from jlstm import LSTM, pictures
+from jlstm import LSTM, Variant, pictures
+from jlstm.facts import Layer
 
 N, D = 3, 2
 
@@ -53,6 +54,40 @@ class Drawing:
         """Where the one text of these words stands."""
         ((_, x, y, _),) = [text for text in self.texts if text.words == words]
         return x, y
+
+
+# --- the units in the weights --------------------------------------------------------------------------------------
+
+
+def weights(**options):
+    return Drawing(pictures.units(Layer("", LSTM(N, **options), D)))
+
+
+def filled(drawing, color):
+    """The boxes painted in a colour, (x, y, width, height), from the upper left."""
+    return sorted(tuple(box[:4]) for box in drawing.boxes if box[4]["fill"] == color)
+
+
+@pytest.mark.parametrize("variant", [Variant(), Variant(forget_gate=False), Variant(projection=2)])
+def test_unit_0_is_the_first_column_of_each_slice_and_the_first_row_of_the_recurrent_kernel(variant):
+    drawing = weights(variant=variant)
+    read = [gate for gate in "ifgo" if gate != "f" or variant.forget_gate]
+    P = variant.projection or N
+    rows = []
+    for gate, color in pictures.GATE_COLORS.items():
+        slices = sorted(
+            tuple(box[:4]) for box in drawing.boxes if box[4]["stroke"] == color and box[4]["fill"] == "none"
+        )
+        assert len(slices) == 3  # kernel, recurrent kernel and bias
+        columns = [(x, y, pytest.approx(width / N, abs=0.01), height) for x, y, width, height in slices]
+        assert filled(drawing, color) == (columns if gate in read else [])
+        x, y, width, height = slices[1]
+        rows += [(x, y, width, pytest.approx(height / P, abs=0.01))] if gate in read else []
+    assert filled(drawing, pictures.STATE) == rows
+    told = [text.words for text in drawing.texts]
+    assert "A shaded column: what unit 0 reads in each slice." in told
+    row = "number 0 of h" if variant.projection else "the output of unit 0"
+    assert f"The red row: {row}, read by the gates of every unit at the next step." in told
 
 
 # --- the options of a call -----------------------------------------------------------------------------------------
@@ -162,6 +197,7 @@ def test_the_state_goes_past_a_masked_step(zeroed):
     assert min(y for _, y in past.points) < boxes[1][2]  # over the box
     assert len(state(drawing)) == 3  # and no line into it or out of it
     assert outputs(drawing) == ["y[:, 0]", "0" if zeroed else "y[:, 0]", "y[:, 2]"]
+    assert drawing.texts[1].words == f"the state passes by, the output is {'zeros' if zeroed else 'repeated'}"
 
 
 def test_a_reset_cuts_the_state_before_the_step_it_names():
@@ -176,6 +212,7 @@ def test_a_reset_cuts_the_state_before_the_step_it_names():
     assert stops < x < arrives
     assert y < sum(boxes[0][2:4]) / 2
     assert (boxes[1][1], boxes[2][0], 1.4) in state(drawing)  # the others are whole
+    assert drawing.texts[1].words == "the state is replaced by zeros before the step"
 
 
 def test_without_resets_the_panel_is_words_alone():
