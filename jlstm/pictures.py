@@ -22,14 +22,17 @@ def block(layer: Layer) -> str:
     x_of |= {"i": 225, "g": 320, "o": 430}
     cell, bus = 60, 305
 
+    def wide(x: float, y: float, width: Any, anchor: str = "start") -> None:
+        draw.text(x, y, f"{width}", size=10, anchor=anchor, faint=True, within=84)
+
     # c goes through along the top, x and h come in along the bottom.
-    draw.text(14, cell - 16, f"c: {N}", color=STATE, bold=True, anchor="start")
-    draw.text(14, bus - 16, f"h: {P}", color=STATE, bold=True, anchor="start")
+    draw.text(14, cell - 16, f"c: {N}", bold=True, anchor="start")
+    draw.text(14, bus - 16, f"h: {P}", bold=True, anchor="start")
     draw.line((14, bus), (max(x_of.values()), bus), arrow=False)
     draw.line((60, 385), (60, bus), arrow=False)
     draw.dot(60, bus)
     draw.text(68, 378, f"x: {D}", anchor="start", bold=True)
-    draw.text(68, bus + 15, f"x and h side by side: {D} + {P} = {D + P}", anchor="start", size=11, color=GREY)
+    draw.text(68, bus + 15, f"x and h side by side: {D} + {P} = {D + P}", anchor="start", size=11, faint=True)
 
     follows: tuple[str, str] = {"input": ("i", "f"), "forget": ("f", "i")}.get(v.coupled or "", ("", ""))
     for gate, x in x_of.items():
@@ -41,11 +44,12 @@ def block(layer: Layer) -> str:
         if not dashed:
             draw.line((x, bus), (x, 246))
             draw.dot(x, bus)
-            draw.text(x + 5, 270, f"{D + P} → {N}", size=11, anchor="start", color=GREY, within=84)
-    if follows[0] == "i":
-        draw.line((x_of["f"] + 42, 223), (x_of["i"] - 42, 223))
-    elif follows[0] == "f":
-        draw.line((x_of["i"] - 42, 223), (x_of["f"] + 42, 223))
+            wide(x + 5, 270, D + P)
+        wide(x + 5, 188, N)
+    if follows[0]:
+        ends = (x_of["f"] + 42, 208), (x_of["i"] - 42, 208)
+        draw.line(*(ends if follows[0] == "i" else ends[::-1]))
+        wide((x_of["f"] + x_of["i"]) / 2, 194, N, anchor="middle")
 
     # c' = f * c + i * g
     if v.forget_gate:
@@ -53,35 +57,39 @@ def block(layer: Layer) -> str:
         draw.circle(x_of["f"], cell, "×")
         draw.line((x_of["f"], 200), (x_of["f"], cell + 10), color=GATE_COLORS["f"])
         draw.line((x_of["f"] + 10, cell), (x_of["i"] - 10, cell), color=STATE)
+        wide((x_of["f"] + x_of["i"]) / 2, cell - 10, N, anchor="middle")
     else:
         draw.line((14, cell), (x_of["i"] - 10, cell), color=STATE)
-        draw.text(80, cell + 14, "no forget gate", size=11, color=GREY, anchor="start")
+        draw.text(80, cell + 14, "no forget gate", size=11, faint=True, anchor="start")
     draw.circle(x_of["i"], cell, "+")
     draw.circle(x_of["i"], 130, "×")
     draw.line((x_of["i"], 120), (x_of["i"], cell + 10))
+    wide(x_of["i"] + 5, 100, N)
     draw.line((x_of["i"], 200), (x_of["i"], 140), color=GATE_COLORS["i"])
     draw.line((x_of["g"], 200), (x_of["g"], 130), (x_of["i"] + 10, 130), color=GATE_COLORS["g"])
     draw.line((x_of["i"] + 10, cell), (548, cell), color=STATE)
-    draw.text(548, cell - 16, f"c': {N}", color=STATE, bold=True, anchor="end")
+    draw.text(548, cell - 16, f"c': {N}", bold=True, anchor="end")
 
     # h' = o * φ(c')
     draw.dot(480, cell, STATE)
     draw.line((480, cell), (480, 90))
+    wide(475, 76, N, anchor="end")
     draw.box(462, 90, 36, 24)
     draw.text(480, 102, "φ" if v.output_activation is None else "φ_h", size=13, bold=True)
     draw.line((480, 114), (480, 140))
+    wide(475, 127, N, anchor="end")
     draw.circle(480, 150, "×")
     draw.line((x_of["o"], 200), (x_of["o"], 150), (470, 150), color=GATE_COLORS["o"])
     if v.projection:
         draw.line((490, 150), (500, 150))
         draw.box(500, 136, 24, 28)
         draw.text(512, 150, "R", bold=True)
-        draw.text(512, 176, f"{N} → {P}", size=11, color=GREY, within=90)
+        wide(512, 174, f"{N} → {P}", anchor="middle")
         draw.line((524, 150), (548, 150), color=STATE)
     else:
         draw.line((490, 150), (548, 150), color=STATE)
-    draw.text(548, 126, f"h': {P}", color=STATE, bold=True, anchor="end", within=50)
-    draw.text(524, 194, "the output", size=11, color=GREY)
+    draw.text(556, 111, "the output", size=10, anchor="end", faint=True)
+    draw.text(556, 126, f"h': {P}", bold=True, anchor="end", within=50)
 
     if v.peephole:
         for gate in ("f", "i"):
@@ -89,8 +97,10 @@ def block(layer: Layer) -> str:
                 x = x_of[gate] - 34
                 draw.line((70, cell), (70, 180), (x, 180), (x, 200), color=STATE, dashed=True)
         draw.dot(70, cell, STATE)
-        draw.text(64, 172, "peepholes", size=11, anchor="end", color=GREY)
+        draw.text(64, 172, "peepholes", size=11, anchor="end", faint=True)
+        wide(75, 120, N)
         draw.dot(380, cell, STATE)
+        wide(385, 120, N)
         draw.line((380, cell), (380, 180), (x_of["o"] - 34, 180), (x_of["o"] - 34, 200), color=STATE, dashed=True)
     return str(draw)
 
@@ -107,7 +117,7 @@ def units(layer: Layer) -> str:
     for number, gate in enumerate(GATES):
         x = left + number * (width + gap)
         faded = layer.unread == gate
-        draw.text(x + width / 2, 32, f"{gate}{' (not read)' if faded else ''}", color=GATE_COLORS[gate], bold=True)
+        draw.text(x + width / 2, 32, f"{gate}{' (not read)' if faded else ''}", bold=True)
         for name, (rows, height) in heights.items():
             y, column = tops[name], width / shown
             draw.box(x, y, width, height, color=GATE_COLORS[gate], dashed=faded, round_=2)
@@ -131,11 +141,11 @@ def units(layer: Layer) -> str:
         letter = "D" if name == "kernel" else "P" if spec.variant.projection else "N"
         middle = tops[name] + height / 2
         draw.text(left - 10, middle - 8, name.replace("_", " "), anchor="end", size=11)
-        draw.text(left - 10, middle + 8, f"{letter} = {rows} rows", anchor="end", size=11, color=GREY)
+        draw.text(left - 10, middle + 8, f"{letter} = {rows} rows", anchor="end", size=11, faint=True)
     if spec.use_bias:
         draw.text(left - 10, 275, "bias", anchor="end", size=11)
     more = "" if N <= 12 and max(D, P) <= 12 else " (12 of them drawn)"
-    draw.text(left, 12, f"4 slices of N = {N} columns{more}", anchor="start", size=11, color=GREY)
+    draw.text(left, 12, f"4 slices of N = {N} columns{more}", anchor="start", size=11, faint=True)
     draw.text(8, 300, "A shaded column: what unit 0 reads in each slice.", anchor="start")
     last = "number 0 of h" if spec.variant.projection else "the output of unit 0"
     draw.text(8, 318, f"The red row: {last}, read by the gates of every unit at the next step.", anchor="start")
@@ -177,11 +187,11 @@ def over_time(spec: Any, timesteps: int | None) -> str:
             draw.box(x - edge, y - 20, 2 * edge, 40, color=BLUE)
             draw.text(x, y - 6 if name else y, f"LSTM({one.units})", size=11, within=70)
             if name:
-                draw.text(x, y + 8, name, size=10, color=GREY)
+                draw.text(x, y + 8, name, size=10, faint=True)
         end = order[-1] + (38 + 48) * (-1 if back else 1)
         draw.line((previous, y), (end, y), color=STATE)
-        draw.text(start, y - 12, "state", size=11, color=STATE, anchor="middle")
-        draw.text(end, y - 12, "new state", size=11, color=STATE, anchor="middle")
+        draw.text(start, y - 12, "state", size=11, anchor="middle")
+        draw.text(end, y - 12, "new state", size=11, anchor="middle")
         _feeds(draw, lanes, number, x_of, steps, y_of, bottom)
     _outputs(draw, lanes, x_of, steps, y_of, spec)
     return str(draw)
@@ -212,7 +222,7 @@ def calls(units: int, *, zeroed: bool = False, resets: bool = True, keep_order: 
         _BACKWARDS: ("y[:, 0]", "y[:, 1]", "y[:, 2]") if keep_order else ("y[:, 2]", "y[:, 1]", "y[:, 0]"),
         _LAST: ("", "", "y"),
         _STATEFUL: ("y[:, 0]", "y[:, 0]", "y[:, 1]"),
-        _MASK: ("y[:, 0]", "0" if zeroed else "y[:, 0]", "y[:, 2]"),
+        _MASK: ("y[:, 0]", f"y[:, 1] = {0 if zeroed else 'y[:, 0]'}", "y[:, 2]"),
     }
     panels = [
         _call(title, text, units, None if panel == _RESET and not resets else panel, names.get(panel, _NAMES))
@@ -231,14 +241,14 @@ def _call(title: str, told: str, units: int, panel: int | None, names: tuple[str
     """Draw one option of a call, its outputs under their names; panel None: its words alone."""
     draw = Canvas(340, 50 if panel is None else 178, f"{title}: {told}")
     draw.text(0, 16, title, anchor="start", bold=True)
-    draw.text(0, 34, told, anchor="start", size=11, color=GREY)
+    draw.text(0, 34, told, anchor="start", size=11, faint=True)
     if panel is None:
         return str(draw)
     x_of, y = [75 + 95 * k for k in range(3)], 118
     for k, x in enumerate(x_of):
         passed = panel == _MASK and k == 1  # the step is not taken
         draw.box(x - 30, y - 16, 60, 32, color=GREY if passed else BLUE, dashed=passed)
-        draw.text(x, y, f"LSTM({units})", size=10, within=54, color=GREY if passed else INK)
+        draw.text(x, y, f"LSTM({units})", size=10, within=54, faint=passed)
         draw.text(x, y + 48, f"x[:, {k - 1 if panel == _STATEFUL and k else k}]", size=10)  # a call counts from 0
         draw.line((x, y + 40), (x, y + 16), dashed=passed, color=GREY if passed else INK)
         returned = bool(names[k])
@@ -254,7 +264,7 @@ def _call(title: str, told: str, units: int, panel: int | None, names: tuple[str
             continue
         elif panel == _RESET and k == 1:
             draw.line((a, y), (a + 12, y), color=STATE, arrow=False)
-            draw.text(a + 20, y - 12, "0", color=STATE, bold=True)
+            draw.text(a + 20, y - 12, "0", bold=True)
             draw.line((a + 20, y), (b, y), color=STATE)
         else:
             draw.line((a, y), (b, y), color=STATE, width=3 if panel == _STATEFUL and k == 1 else 1.4)
@@ -265,8 +275,8 @@ def _call(title: str, told: str, units: int, panel: int | None, names: tuple[str
     if panel == _STATEFUL:
         middle = (x_of[0] + x_of[1]) / 2
         draw.line((middle, y - 62), (middle, y + 54), dashed=True, color=GREY, arrow=False)
-        draw.text(middle - 5, y - 30, "call 1", size=10, color=GREY, anchor="end")
-        draw.text(middle + 5, y - 30, "call 2", size=10, color=GREY, anchor="start")
+        draw.text(middle - 5, y - 30, "call 1", size=10, faint=True, anchor="end")
+        draw.text(middle + 5, y - 30, "call 2", size=10, faint=True, anchor="start")
     return str(draw)
 
 

@@ -4,9 +4,11 @@ import html
 import math
 from collections.abc import Sequence
 
-# Middle tones, which stand out from white and from black.
-BLUE, ORANGE, GREEN, GREY = "#3b82c4", "#d9822b", "#3a9d5d", "#8a8f98"
+# Middle tones for shapes: 3:1 and more on white and on near black. No tone has 4.5:1 on both, which letters want, so
+# words are in the colour of the text around them, faint ones through opacity: 0.7 leaves 5:1 and more.
+BLUE, ORANGE, GREEN, GREY = "#3b82c4", "#c9741f", "#3a9d5d", "#8a8f98"
 INK = "currentColor"
+FAINT = 0.7
 Point = tuple[float, float]
 
 
@@ -23,15 +25,16 @@ class Canvas:
         self._parts: list[str] = []
 
     def text(
-        self, x: float, y: float, words: str, *, size: float = 12, anchor: str = "middle", color: str = INK,
+        self, x: float, y: float, words: str, *, size: float = 12, anchor: str = "middle", faint: bool = False,
         bold: bool = False, within: float | None = None,
     ) -> None:  # fmt: skip
         """Write words whose middle line is at y, smaller where they would be wider than `within`."""
         if within is not None:
             size = min(size, within / (0.62 * len(words)))
         weight = ' font-weight="600"' if bold else ""
+        weight += f' fill-opacity="{FAINT}"' if faint else ""
         self._parts.append(
-            f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{color}"'
+            f'<text x="{x:g}" y="{y + size * 0.35:g}" font-size="{size:g}" text-anchor="{anchor}" fill="{INK}"'
             f"{weight}>{html.escape(words)}</text>"
         )
 

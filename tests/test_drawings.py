@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from cases import array, inputs
 
-from jlstm import LSTM, Variant, pictures
+import jlstm
+from jlstm import LSTM, Bidirectional, Stack, Variant, pictures
 from jlstm.facts import Layer
 
 N, D = 3, 2
@@ -18,7 +19,10 @@ class Text(NamedTuple):
     words: str
     x: float
     y: float  # of its middle
+    size: float
+    anchor: str
     color: str
+    opacity: float
 
 
 class Line(NamedTuple):
@@ -29,31 +33,179 @@ class Line(NamedTuple):
 
 
 class Drawing:
-    """What a picture holds: texts, lines, boxes (x, y, width, height, attributes), tips of arrows."""
+    """What a picture holds: texts, lines, boxes (x, y, width, height, attributes), circles, tips of arrows."""
 
     def __init__(self, svg: str):
         root = ElementTree.fromstring(svg)
         self.title = root.get("aria-label")
-        self.texts, self.lines, self.boxes, self.tips = [], [], [], []
+        self.texts, self.lines, self.boxes, self.circles, self.tips = [], [], [], [], []
         for node in root.iter():
             got = node.attrib
             if node.tag == "text":
-                middle = float(got["y"]) - 0.35 * float(got["font-size"])
-                self.texts.append(Text(node.text or "", float(got["x"]), middle, got["fill"]))
+                size, opacity = float(got["font-size"]), float(got.get("fill-opacity", 1))
+                place = float(got["x"]), float(got["y"]) - 0.35 * size
+                self.texts.append(Text(node.text or "", *place, size, got["text-anchor"], got["fill"], opacity))
             elif node.tag == "polyline":
                 points = [(float(a), float(b)) for a, b in (pair.split(",") for pair in got["points"].split())]
                 dashed = "stroke-dasharray" in got
                 self.lines.append(Line(points, got["stroke"], float(got["stroke-width"]), dashed))
             elif node.tag == "rect":
                 self.boxes.append((*(float(got[a]) for a in ("x", "y", "width", "height")), got))
+            elif node.tag == "circle" and got["fill"] == "none":
+                self.circles.append((float(got["cx"]), float(got["cy"])))
             elif node.tag == "polygon":
                 x, y = got["points"].split()[0].split(",")
                 self.tips.append((float(x), float(y)))
 
     def at(self, words: str) -> tuple[float, float]:
         """Where the one text of these words stands."""
-        ((_, x, y, _),) = [text for text in self.texts if text.words == words]
-        return x, y
+        (text,) = [text for text in self.texts if text.words == words]
+        return text.x, text.y
+
+
+# --- one time step ---------------------------------------------------------------------------------------------
+
+
+def wires(drawing):
+    """The solid wires, each from what it leaves to what its arrow enters; a place that has no name is "".
+
+    The names: a gate's letter, "φ", "R", the sign in a circle with its place among those of that sign from the left,
+    and "in" and "out" for the left and right edges.
+    """
+    names = {}
+    for x, y, width, height, _ in drawing.boxes:
+        told = [t.words for t in drawing.texts if x < t.x < x + width and y < t.y < y + height]
+        names[x, x + width, y, y + height] = told[-1][0]  # "f: forget gate" is below the σ
+    signs = {text[1:3]: text.words for text in drawing.texts}
+    seen = {}
+    for x, y in sorted(drawing.circles):
+        sign = signs[x, y]
+        seen[sign] = seen.get(sign, 0) + 1
+        names[x - 10, x + 10, y - 10, y + 10] = f"{sign}{seen[sign]}"
+
+    def at(x, y):
+        for (left, right, top, bottom), name in names.items():
+            if left <= x <= right and top <= y <= bottom:
+                return name
+        return "in" if x < 20 else "out" if x > 540 else ""
+
+    return {(at(*line.points[0]), at(*line.points[-1])) for line in drawing.lines if not line.dashed}
+
+
+def block(variant=None, D=2):
+    return Drawing(pictures.block(Layer("", LSTM(N, variant=variant or Variant()), D)))
+
+
+def test_a_step_is_wired_as_its_equations():
+    """c' = f∘c + i∘g and h' = o∘φ(c'): × under f, × of i and g, + of both; × of o and φ."""
+    drawing = block()
+    inside = {
+        ("in", "×1"), ("f", "×1"), ("×1", "+1"), ("i", "×2"), ("g", "×2"), ("×2", "+1"), ("+1", "out"),
+        ("φ", "×3"), ("o", "×3"), ("×3", "out"),
+    }  # fmt: skip
+    assert inside <= wires(drawing)
+    assert {b for a, b in wires(drawing) if a == "" != b} == {"f", "i", "g", "o", "φ"}  # from x and h; φ from c'
+    assert len(drawing.circles) == 4
+
+
+def test_the_variants_are_wired_as_their_equations():
+    unforgetting = wires(block(Variant(forget_gate=False)))
+    assert ("in", "+1") in unforgetting
+    assert not any("f" in wire for wire in unforgetting)
+    projected = wires(block(Variant(projection=2)))
+    assert {("×3", "R"), ("R", "out")} <= projected
+    assert ("×3", "out") not in projected
+    assert ("f", "i") in wires(block(Variant(coupled="input")))
+    assert ("", "i") not in wires(block(Variant(coupled="input")))
+    assert ("i", "f") in wires(block(Variant(coupled="forget")))
+    assert ("", "f") not in wires(block(Variant(coupled="forget")))
+
+
+@pytest.mark.parametrize(
+    ("variant", "read"),
+    [
+        (Variant(), ""), (Variant(peephole=True), "fio"), (Variant(peephole=True, coupled="input"), "fo"),
+        (Variant(peephole=True, coupled="forget"), "io"), (Variant(peephole=True, forget_gate=False), "io"),
+    ],
+)  # fmt: skip
+def test_peepholes_are_dashed_wires_from_the_cell_to_the_gates_that_read_it(variant, read):
+    """o reads the cell after the sum, the others before."""
+    drawing = block(variant)
+    (plus,) = [t.x for t in drawing.texts if t.words == "+"]
+    cell = drawing.at("+")[1]
+    gates = {t.words[0]: t.x for t in drawing.texts if t.words.endswith(" gate") and t.words[1:2] == ":"}
+    found = ""
+    for line in drawing.lines:
+        if line.dashed:
+            (x, y), (tip, _) = line.points[0], line.points[-1]
+            assert y == cell
+            (gate,) = [gate for gate, middle in gates.items() if abs(middle - tip) < 42]
+            assert (x > plus) == (gate == "o")
+            found += gate
+    assert sorted(found) == sorted(read)
+
+
+@pytest.mark.parametrize("projection", [None, 4])
+def test_every_wire_has_its_width_beside_it(projection):
+    """D + P into each gate, N out of it and on; numbers that are not to be mixed up: N = 3, D = 10, P = 3 or 4."""
+    drawing = block(Variant(projection=projection), D=10)
+    P = projection or N
+    numbers = [text for text in drawing.texts if text.words.isdigit()]
+    for line in drawing.lines:
+        (x0, y0), (x, y) = line.points[:2]
+        if x0 == x and x > 100:  # upright ones; x comes in further to the left
+            low, high = sorted((y0, y))
+            (text,) = [t for t in numbers if low < t.y < high and abs(t.x - x) <= 5]
+            assert text.words == str(10 + P if low > 200 else N)
+    assert len(numbers) == 4 + 4 + 4  # below and above the gates; of f∘c, of i∘g, before and after φ
+    assert {f"c: {N}", f"h: {P}", "x: 10", f"c': {N}", f"h': {P}"} <= {text.words for text in drawing.texts}
+    assert (f"{N} → {P}" in {text.words for text in drawing.texts}) == bool(projection)
+    below, above = drawing.at(f"h': {P}"), drawing.at("the output")
+    assert below[0] == above[0]
+    assert 0 < below[1] - above[1] <= 16
+
+
+# --- colours ---------------------------------------------------------------------------------------------------
+
+
+def luminance(color):
+    """As WCAG 2.2 defines it, of "#rrggbb" or numbers from 0 to 255."""
+    if isinstance(color, str):
+        color = [int(color[k : k + 2], 16) for k in (1, 3, 5)]
+    c = np.asarray(color) / 255
+    return float(np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(a, b):
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_that_of_the_definition():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)  # the textbook's grey that just fails
+
+
+@pytest.mark.parametrize(("ink", "paper"), [("#1a1a1a", "#ffffff"), ("#e6e6e6", "#15171a")])
+def test_letters_and_lines_stand_out_in_light_and_in_dark(ink, paper, tmp_path):
+    """WCAG 2.2: 4.5:1 for letters of this size, 3:1 for what is drawn."""
+    jlstm.explain(LSTM(N), D).save(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert f"--ink: {ink}; --paper: {paper.replace('#ffffff', '#fff')};" in page
+    back = LSTM(N, go_backwards=True, return_sequences=True)
+    variant = Variant(peephole=True, projection=2)
+    drawn = [
+        *panels().values(), block(variant), weights(variant=Variant(forget_gate=False)), weights(variant=variant),
+        Drawing(pictures.over_time(Stack((Bidirectional(LSTM(N, return_sequences=True)), back, LSTM(N))), None)),
+    ]  # fmt: skip
+    sides = [np.array([int(color[k : k + 2], 16) for k in (1, 3, 5)]) for color in (ink, paper)]
+    for drawing in drawn:
+        for text in drawing.texts:
+            assert text.color == "currentColor"
+            shade = text.opacity * sides[0] + (1 - text.opacity) * sides[1]
+            assert contrast(shade, paper) >= 4.5, text
+        for color in {line.color for line in drawing.lines} | {box[4]["stroke"] for box in drawing.boxes}:
+            assert color == "currentColor" or contrast(color, paper) >= 3, color
 
 
 # --- the units in the weights --------------------------------------------------------------------------------------
@@ -196,7 +348,7 @@ def test_the_state_goes_past_a_masked_step(zeroed):
     assert (past.points[0][0], past.points[-1][0]) == (boxes[0][1], boxes[2][0])
     assert min(y for _, y in past.points) < boxes[1][2]  # over the box
     assert len(state(drawing)) == 3  # and no line into it or out of it
-    assert outputs(drawing) == ["y[:, 0]", "0" if zeroed else "y[:, 0]", "y[:, 2]"]
+    assert outputs(drawing) == ["y[:, 0]", f"y[:, 1] = {0 if zeroed else 'y[:, 0]'}", "y[:, 2]"]
     assert drawing.texts[1].words == f"the state passes by, the output is {'zeros' if zeroed else 'repeated'}"
 
 
