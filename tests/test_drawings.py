@@ -242,6 +242,32 @@ def test_unit_0_is_the_first_column_of_each_slice_and_the_first_row_of_the_recur
     assert f"The red row: {row}, read by the gates of every unit at the next step." in told
 
 
+# --- the layer over time ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [None, None, "y"]),
+        ({"go_backwards": True}, ["y", None, None]),
+        ({"return_sequences": True}, ["y[:, 0]", "y[:, 1]", "y[:, 2]"]),
+        ({"return_sequences": True, "go_backwards": True}, ["y[:, 2]", "y[:, 1]", "y[:, 0]"]),
+        ({"return_sequences": True, "go_backwards": True, "keep_order": True}, ["y[:, 0]", "y[:, 1]", "y[:, 2]"]),
+    ],
+)
+def test_the_outputs_over_time_have_an_arrow_each_and_the_state_runs_as_the_layer_reads(options, expected):
+    drawing = Drawing(pictures.over_time(LSTM(N, **options), 3))
+    assert outputs(drawing) == expected
+    back = options.get("go_backwards", False)
+    assert len(state(drawing)) == 4
+    assert all((start > end) == back for start, end, _ in state(drawing))
+    for line in drawing.lines:
+        assert line.points[-1] in drawing.tips
+    boxes = steps(drawing)
+    fed = {line.points[-1] for line in drawing.lines if line.points[0][1] > line.points[-1][1] == boxes[0][3]}
+    assert fed == {((left + right) / 2, bottom) for left, right, _, bottom, _ in boxes}
+
+
 # --- the options of a call -----------------------------------------------------------------------------------------
 
 
@@ -276,7 +302,7 @@ def outputs(drawing):
 
 
 def state(drawing):
-    """The lines of the state, each with its ends from left to right and True where its arrow points left."""
+    """The lines of the state, (x of the start, x of the tip, width)."""
     lines = [line for line in drawing.lines if line.color == pictures.STATE]
     return sorted((line.points[0][0], line.points[-1][0], line.width) for line in lines)
 
