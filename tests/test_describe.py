@@ -175,6 +175,62 @@ def test_operations_are_those_that_xla_counts(name):
     assert 0.95 * analysis["flops"] <= told <= 1.001 * analysis["flops"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LSTM(6, variant=Variant(projection=2), param_dtype="bfloat16", dtype="bfloat16"),
+        Stack((SPECS["both"], LSTM(4, return_sequences=True, dtype="bfloat16"))),
+        Bidirectional(LSTM(6), LSTM(4, dtype="bfloat16", go_backwards=True), merge_mode=None),
+        SPECS["summed"],
+    ],
+    ids=str,
+)
+def test_a_call_takes_and_returns_the_bytes_that_are_told(spec):
+    def run(key, x):
+        params, state = spec.init(key, D), spec.initial_state(B)
+        return params, state, *spec.apply(params, state, x)
+
+    def size(tree):
+        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+    x = jnp.ones((B, T, D))
+    params, start, state, y = jax.eval_shape(run, jax.random.key(0), x)
+    explanation = jlstm.explain(spec, D, T, B)
+    costs = explanation.data["costs"]
+    assert [costs[f"bytes_{name}"] for name in ("weights", "state", "x", "y")] == [*map(size, (params, state, x, y))]
+    assert size(start) == size(state)
+    told = f"reads {size(x)} bytes of x, where that is float32, and {size(state)} bytes of state; it returns {size(y)}"
+    assert told in re.sub(r"\s+", " ", str(explanation))
+
+
+def test_without_a_batch_size_one_row_is_told():
+    one, several = (jlstm.explain(SPECS["stack"], D, T, rows) for rows in (None, B))
+    costs = one.data["costs"], several.data["costs"]
+    assert [found["rows"] for found in costs] == [1, B]
+    for name in ("flops_forward", "flops_training", "bytes_x", "bytes_y", "bytes_state", "bytes_kept"):
+        assert B * costs[0][name] == costs[1][name] > 0
+    assert jlstm.explain(SPECS["stack"], D, T, 1).data["backend"] == one.data["backend"] != []
+    for word in ("Forward", "Training step", "A call", "Training", "Backend"):
+        assert [f"{word} of one row" in str(told) for told in (one, several)] == [True, False]
+    assert "With timesteps: operations" in str(jlstm.explain(SPECS["stack"], D))
+
+
+def test_the_backend_of_one_row_is_not_that_of_many():
+    """One time step of more than 8 rows goes to xla."""
+    one, many = (jlstm.explain(SPECS["plain"], D, 1, rows).data["backend"][0] for rows in (None, 32))
+    assert one.startswith(str(jlstm.which_backend(SPECS["plain"], (1, 1, D))))
+    assert many == str(jlstm.which_backend(SPECS["plain"], (32, 1, D)))
+    assert many.startswith("xla; not cpu: ")
+
+
+@pytest.mark.parametrize(("backend", "why"), [("auto", "it has all that the layer asks"), ("cpu", 'backend="cpu"')])
+def test_the_kernel_is_told_with_its_reason(backend, why):
+    spec = LSTM(6, backend=backend)
+    if jlstm.which_backend(LSTM(6), (B, T, D)).backend != "cpu":
+        pytest.skip("the kernel does not run here")
+    assert why in jlstm.explain(spec, D, T, B).data["backend"][0]
+
+
 def compiled_training(spec, steps):
     state, x = spec.initial_state(32), jnp.ones((32, steps, 32))
 
@@ -189,6 +245,14 @@ def test_training_costs_three_products():
     costs = jlstm.explain(spec, 32, 12, 32).data["costs"]
     # The rest is elementwise: the slopes of the gates, and the sums of the weights' gradients over the steps.
     assert 0.9 <= costs["flops_training"] / compiled_training(spec, 12).cost_analysis()["flops"] <= 1.0
+
+
+@pytest.mark.parametrize("every", [3, 12])  # 12: the one chunk is computed once
+def test_training_with_remat_costs_one_more_forward_pass(every):
+    spec = LSTM(96, return_sequences=True, backend="xla", unroll=True, remat_every=every)
+    costs = jlstm.explain(spec, 32, 12, 32).data["costs"]
+    counted = 12 // every * compiled_training(spec, 12).cost_analysis()["flops"]  # XLA counts a loop's body once
+    assert 0.9 <= costs["flops_training"] / counted <= 1.0
 
 
 @pytest.mark.parametrize(("backend", "times"), [("auto", 1), ("xla", 2)])
@@ -221,8 +285,9 @@ def test_the_backend_is_that_of_which_backend():
     choice = jlstm.which_backend(SPECS["stack"], (B, T, D))
     expected = (choice[0].forward, choice[0].backward, choice[1])
     paths = ("layers[0].forward", "layers[0].backward", "layers[1]")
-    assert told == [f"{path}: {made}" for path, made in zip(paths, expected, strict=True)]
-    assert jlstm.explain(SPECS["stack"], D, T).data["backend"] == []
+    for line, path, made in zip(told, paths, expected, strict=True):
+        assert line.startswith(f"{path}: {made}")
+    assert jlstm.explain(SPECS["stack"], D).data["backend"] == []
 
 
 def test_a_backend_that_cannot_serve_the_layer_is_told():
