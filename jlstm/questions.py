@@ -59,8 +59,8 @@ def _width(layers: list[Layer]) -> str:
     numbers = "one number each" if N == 1 else f"vectors of {N:,} numbers"
     after = f", and h, projected, is {words.count(P, 'number')}" if spec.variant.projection else ""
     return (
-        f"A width: {what} are {numbers}, for each row of the batch{after}. There is one block, the one drawn "
-        f"below, and its matrices have {words.count(N, 'column')} for each of {words.listed(list(GATES))}."
+        f"A width: {what} are {numbers}, for each row of the batch{after}. The matrices of the block have "
+        f"{words.count(N, 'column')} for each of {words.listed(list(GATES))}."
     )
 
 
@@ -78,9 +78,10 @@ def _coupling(layers: list[Layer]) -> str:
     told = f"No. In every step the gates of each unit read all of h, {whole}, through the recurrent kernel {shape}."
     if layers[0].spec.variant.projection:
         return f"{told} Each number of h is made of all {N:,} units."
+    read = " that is read" if layers[0].unread else ""  # an unread slice may hold anything
     return (
         f"{told} They would be {N:,} independent LSTMs of one unit only if the recurrent kernel were diagonal in the "
-        "slice of each gate."
+        f"slice of each gate{read}."
     )
 
 
