@@ -76,6 +76,11 @@ def test_shapes_are_those_of_apply(spec):
     assert written == shapes(state)
     assert told["x"] == f"[{B}, {T}, {D}]"
     assert told["y"] == str(jax.tree.map(lambda a: list(a.shape), y))
+    sizes = jlstm.explain(spec, D, T, B).data["sizes"]
+    assert list(sizes) == list(told)
+    assert [tuple(size) for name, size in sizes.items() if name.startswith("state")] == shapes(state)
+    assert sizes["x"] == [B, T, D]
+    assert sizes["y"] == jax.tree.map(lambda a: list(a.shape), list(y) if isinstance(y, tuple) else y)
 
 
 def test_the_slices_of_a_gate_are_where_it_lies():
@@ -119,6 +124,29 @@ def read_by(spec, t):
 def test_times_of_outputs(name, sentence, index, steps):
     assert sentence in str(jlstm.explain(SPECS[name], D, T))
     assert read_by(SPECS[name], index) == steps
+
+
+@pytest.mark.parametrize("name", ["kept order", "plain", "both", "both, last", "pair", "over both", "turned"])
+def test_times_in_the_data_are_those_of_the_gradient(name):
+    """The expressions of the data, evaluated, against the steps of x that each output has a slope in."""
+    spec = SPECS[name]
+    params = spec.init(jax.random.key(0), D)
+    entries = jlstm.explain(spec, D, T).data["times"]
+    steps, indices = np.broadcast_to(np.arange(T), (1, T)), range(T) if spec.return_sequences else [0]
+
+    def outputs(x):
+        y = spec.apply(params, spec.initial_state(1), x)[1]
+        parts = [eval(entry["output"], {"y": y, "t": v, "k": v}) for entry in entries for v in indices]
+        return jnp.stack([part.sum() for part in parts])
+
+    slopes = jax.jit(jax.jacrev(outputs))(jax.random.normal(jax.random.key(1), (1, T, D)))
+    found = iter(np.abs(slopes).sum(axis=(1, 3)))
+    for entry in entries:
+        for v in indices:
+            first, last, at = (eval(x, {"x": steps, "t": v, "k": v})[0] for x in (*entry["reads"], entry["at"]))
+            assert np.flatnonzero(next(found)).tolist() == list(range(min(first, last), max(first, last) + 1))
+            assert at == last or name == "over both"
+    assert next(found, None) is None
 
 
 def test_times_of_the_two_halves():
@@ -247,12 +275,13 @@ def test_training_costs_three_products():
     assert 0.9 <= costs["flops_training"] / compiled_training(spec, 12).cost_analysis()["flops"] <= 1.0
 
 
-@pytest.mark.parametrize("every", [3, 12])  # 12: the one chunk is computed once
-def test_training_with_remat_costs_one_more_forward_pass(every):
-    spec = LSTM(96, return_sequences=True, backend="xla", unroll=True, remat_every=every)
+def test_training_with_remat_costs_one_more_forward_pass():
+    spec = LSTM(96, return_sequences=True, backend="xla", unroll=True, remat_every=3)
     costs = jlstm.explain(spec, 32, 12, 32).data["costs"]
-    counted = 12 // every * compiled_training(spec, 12).cost_analysis()["flops"]  # XLA counts a loop's body once
+    counted = 4 * compiled_training(spec, 12).cost_analysis()["flops"]  # XLA counts the body of the loop of chunks once
     assert 0.9 <= costs["flops_training"] / counted <= 1.0
+    one_chunk = jlstm.explain(replace(spec, remat_every=12), 32, 12, 32).data["costs"]  # XLA computes it once
+    assert one_chunk["flops_training"] == costs["flops_training"] - costs["flops_forward"]
 
 
 @pytest.mark.parametrize(("backend", "times"), [("auto", 1), ("xla", 2)])
