@@ -150,9 +150,10 @@ def shapes(asked: Asked) -> Section:
 def times_of(asked: Asked) -> list[dict[str, Any]]:
     """Say which time step each output belongs to: one entry, or one for each direction.
 
-    output: where it is in y, with t or k for any index; the direction where the two are added and the like. at: the time step of x it belongs to, the last one read; with
-    layers below that read both ways the one at whose place it is. reads: the first and the last time step that it
-    hangs on, in the order of reading where there is one. told: the same in a sentence.
+    output: where it is in y, with t or k for any index; the direction, where the two are added and the like. at: the
+    time step of x it belongs to, the last one read; with layers below that read both ways the one at whose place it
+    is. reads: the first and the last time step that it hangs on, in the order of reading where there is one. told: the
+    same in a sentence.
 
     Example:
         >>> import jlstm
