@@ -11,7 +11,7 @@ from jlstm.compose import Bidirectional, Stack
 from jlstm.facts import Asked
 from jlstm.layers import LSTM
 from jlstm.options import options_of
-from jlstm.questions import answers_of, shapes_of
+from jlstm.questions import answers_of, shapes_of, sizes_of
 from jlstm.sections import Section
 
 WIDTH = 110  # of the text; tables are as wide as they are
@@ -40,6 +40,8 @@ class Explanation:
             "layers": layers,
             "parameters": sum(layer["parameters"] for layer in layers),
             "shapes": shapes_of(asked),
+            "sizes": sizes_of(asked),
+            "times": sections.times_of(asked),
             "options": [vars(option) | {"paths": list(option.paths)} for option in options_of(asked)],
             "costs": costs.costs_of(asked),
             "backend": costs.backend_of(asked),

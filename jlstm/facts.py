@@ -235,12 +235,31 @@ def state_size(spec: Any) -> int:
     return sum(math.prod(a.shape) for a in flatten(state_like(spec, 1)).values())
 
 
+def outputs_of(spec: Any, dtype: Any = "float32") -> list[tuple[int, np.dtype]]:
+    """Width and dtype of what comes out for x of this dtype; two where a Bidirectional merges nothing."""
+    if isinstance(spec, Stack):
+        outputs = []
+        for layer in spec.layers:
+            outputs = outputs_of(layer, dtype)
+            dtype = outputs[0][1]
+        return outputs
+    if isinstance(spec, Bidirectional):
+        ways = [*outputs_of(spec.forward, dtype), *outputs_of(spec.backward, dtype)]
+        return ways if spec.merge_mode is None else [(spec.output_size, wider_dtype(ways[0][1], ways[1][1]))]
+    return [(spec.output_size, np.dtype(spec.dtype or dtype))]
+
+
+def remats(layer: Layer, timesteps: int) -> bool:
+    """Whether the layer computes steps again in the backward pass: one chunk alone is what it would be without."""
+    return layer.spec.remat_every is not None and layer.spec.remat_every < timesteps
+
+
 def kept_bytes(layers: list[Layer], timesteps: int) -> int:
     """Bytes that training keeps of one row over a whole sequence: of all steps, or with remat_every of some."""
     total = 0
     for layer in layers:
         every = layer.spec.remat_every
-        if every is None or every >= timesteps:
+        if every is None or not remats(layer, timesteps):
             numbers = layer.kept * timesteps
         else:  # the state at each k-th step, and all of k steps while they are computed again
             numbers = (layer.spec.units + layer.spec.output_size) * -(-timesteps // every) + layer.kept * every

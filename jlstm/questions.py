@@ -9,15 +9,20 @@ from jlstm.paths import flatten, state_like
 from jlstm.types import GATES
 
 
-def shapes_of(asked: Asked) -> dict[str, str]:
-    """The shapes of x, of the state and of y in a call, with letters for what was not said."""
+def sizes_of(asked: Asked) -> dict[str, list[Any]]:
+    """The shapes of x, of the state and of y in a call, with letters for what was not said; of a pair two."""
     B, T = asked.batch_size or "B", asked.timesteps or "T"
-    shapes = {"x": words.shape(B, T, asked.input_size)}
+    sizes = {"x": [B, T, asked.input_size]}
     for name, array in flatten(state_like(asked.spec, 1)).items():
         path = "state" + "".join(f"[{k}]" if k.isdigit() else f".{k}" for k in name.split("/"))
-        shapes[path] = words.shape(B, *array.shape[1:])
-    shapes["y"] = _y(asked, asked.spec.return_sequences)
-    return shapes
+        sizes[path] = [B, *array.shape[1:]]
+    sizes["y"] = _sizes_of_y(asked, asked.spec.return_sequences)
+    return sizes
+
+
+def shapes_of(asked: Asked) -> dict[str, str]:
+    """The same, written out."""
+    return {name: _written(sizes) for name, sizes in sizes_of(asked).items()}
 
 
 def answers_of(asked: Asked) -> dict[str, str]:
@@ -59,8 +64,8 @@ def _width(layers: list[Layer]) -> str:
     numbers = "one number each" if N == 1 else f"vectors of {N:,} numbers"
     after = f", and h, projected, is {words.count(P, 'number')}" if spec.variant.projection else ""
     return (
-        f"A width: {what} are {numbers}, for each row of the batch{after}. There is one block, the one drawn "
-        f"below, and its matrices have {words.count(N, 'column')} for each of {words.listed(list(GATES))}."
+        f"A width: {what} are {numbers}, for each row of the batch{after}. The matrices of the block have "
+        f"{words.count(N, 'column')} for each of {words.listed(list(GATES))}."
     )
 
 
@@ -78,9 +83,10 @@ def _coupling(layers: list[Layer]) -> str:
     told = f"No. In every step the gates of each unit read all of h, {whole}, through the recurrent kernel {shape}."
     if layers[0].spec.variant.projection:
         return f"{told} Each number of h is made of all {N:,} units."
+    read = " that is read" if layers[0].unread else ""  # an unread slice may hold anything
     return (
         f"{told} They would be {N:,} independent LSTMs of one unit only if the recurrent kernel were diagonal in the "
-        "slice of each gate."
+        f"slice of each gate{read}."
     )
 
 
@@ -161,12 +167,21 @@ def _dense(layers: list[Layer]) -> str:
 
 def _y(asked: Asked, sequences: bool) -> str:
     """The shape of the outputs, with all time steps or without."""
+    return _written(_sizes_of_y(asked, sequences))
+
+
+def _sizes_of_y(asked: Asked, sequences: bool) -> list[Any]:
     B, steps = asked.batch_size or "B", (asked.timesteps or "T",) if sequences else ()
     top = _top(asked.spec)
     if isinstance(top, Bidirectional) and top.merge_mode is None:
-        pair = (words.shape(B, *steps, way.output_size) for way in (top.forward, top.backward))
-        return f"({', '.join(pair)})"
-    return words.shape(B, *steps, asked.spec.output_size)
+        return [[B, *steps, way.output_size] for way in (top.forward, top.backward)]
+    return [B, *steps, asked.spec.output_size]
+
+
+def _written(sizes: list[Any]) -> str:
+    if isinstance(sizes[0], list):
+        return f"({', '.join(words.shape(*part) for part in sizes)})"
+    return words.shape(*sizes)
 
 
 def _top(spec: Any) -> Any:

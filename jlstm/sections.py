@@ -147,39 +147,58 @@ def shapes(asked: Asked) -> Section:
     return Section("Shapes", lines, table=tuple(rows))
 
 
-def times(asked: Asked) -> Section:
-    T = asked.timesteps
-    last = "T-1" if T is None else str(T - 1)
+def times_of(asked: Asked) -> list[dict[str, Any]]:
+    """Say which time step each output belongs to: one entry, or one for each direction.
+
+    output: where it is in y, with t or k for any index; the direction, where the two are added and the like. at: the
+    time step of x it belongs to, the last one read; with layers below that read both ways the one at whose place it
+    is. reads: the first and the last time step that it hangs on, in the order of reading where there is one. told: the
+    same in a sentence.
+
+    Example:
+        >>> import jlstm
+        >>> (entry,) = times_of(Asked(jlstm.LSTM(3, return_sequences=True), 2, timesteps=4))
+        >>> entry["output"], entry["at"], entry["reads"]
+        ('y[:, t]', 'x[:, t]', ['x[:, 0]', 'x[:, t]'])
+    """
+    top = levels_of(asked.spec)[-1]
+    if not isinstance(top.spec, Bidirectional):
+        return [_time(asked, top.spec, "y")]
+    N = top.spec.forward.output_size
+    halves = {"concat": (f"y[..., :{N}]", f"y[..., {N}:]"), None: ("y[0]", "y[1]")}
+    first, second = halves.get(top.spec.merge_mode, ("forward", "backward"))
+    return [_time(asked, top.spec.forward, first), _time(asked, replace(top.spec.backward, keep_order=True), second)]
+
+
+def _time(asked: Asked, one: LSTM, name: str) -> dict[str, Any]:
+    """The entry of one LSTM of the top level, whose outputs have this name."""
     levels = levels_of(asked.spec)
     top = levels[-1]
     h = "h" if len(levels) == 1 else "h of the last layer"
-
-    def say(one: LSTM, name: str) -> str:
-        if not one.return_sequences:
-            return f"{name} is {h} after the last step read, x[:, {'0' if top.backwards(one) else last}]."
-        turned, seen = replace(top, spec=one).above
-        if seen == "all":
-            place, where = ("k", f"x[:, {last}-k], in the order of processing") if turned else ("t", "x[:, t]")
-            return f"{name}[:, {place}] is {h} at {where}; through the layers below it has all of x in it."
-        if seen == "before":
-            return f"{name}[:, t] is {h} after reading x[:, 0] up to x[:, t]."
-        down = f"after reading x[:, {last}] down to"
-        if turned:
-            return f"{name}[:, k] is {h} {down} x[:, {last}-k]: in the order of processing."
-        return f"{name}[:, t] is {h} {down} x[:, t]."
-
-    lines = []
-    spec = top.spec
-    if isinstance(spec, Bidirectional):
-        N = spec.forward.output_size
-        halves = {"concat": (f"y[..., :{N}]", f"y[..., {N}:]"), None: ("y[0]", "y[1]")}
-        first, second = halves.get(spec.merge_mode, ("forward", "backward"))
-        lines.append(say(spec.forward, first))
-        lines.append(say(replace(spec.backward, keep_order=True), second))
-        if spec.merge_mode in ("sum", "mul", "ave"):
-            lines.append(f"y is the two by merge_mode {spec.merge_mode!r}.")
+    end = "T-1" if asked.timesteps is None else str(asked.timesteps - 1)
+    start, last = "x[:, 0]", f"x[:, {end}]"
+    if not one.return_sequences:
+        reads = [last, start] if top.backwards(one) else [start, last]
+        told = f"{name} is {h} after the last step read, {reads[1]}."
+        return {"output": name, "at": reads[1], "reads": reads, "told": told}
+    turned, seen = replace(top, spec=one).above
+    output, at = (f"{name}[:, k]", f"x[:, {end}-k]") if turned else (f"{name}[:, t]", "x[:, t]")
+    if seen == "all":
+        reads, order = [start, last], ", in the order of processing" if turned else ""
+        told = f"{output} is {h} at {at}{order}; through the layers below it has all of x in it."
+    elif seen == "before":
+        reads, told = [start, at], f"{output} is {h} after reading {start} up to {at}."
     else:
-        lines.append(say(spec, "y"))
+        order = ": in the order of processing" if turned else ""
+        reads, told = [last, at], f"{output} is {h} after reading {last} down to {at}{order}."
+    return {"output": output, "at": at, "reads": reads, "told": told}
+
+
+def times(asked: Asked) -> Section:
+    T, spec = asked.timesteps, levels_of(asked.spec)[-1].spec
+    lines = [entry["told"] for entry in times_of(asked)]
+    if isinstance(spec, Bidirectional) and spec.merge_mode in ("sum", "mul", "ave"):
+        lines.append(f"y is the two by merge_mode {spec.merge_mode!r}.")
     if asked.spec.return_sequences:
         width = f"of width {asked.spec.output_size}"
         if isinstance(spec, Bidirectional) and spec.merge_mode is None:

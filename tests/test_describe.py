@@ -76,6 +76,11 @@ def test_shapes_are_those_of_apply(spec):
     assert written == shapes(state)
     assert told["x"] == f"[{B}, {T}, {D}]"
     assert told["y"] == str(jax.tree.map(lambda a: list(a.shape), y))
+    sizes = jlstm.explain(spec, D, T, B).data["sizes"]
+    assert list(sizes) == list(told)
+    assert [tuple(size) for name, size in sizes.items() if name.startswith("state")] == shapes(state)
+    assert sizes["x"] == [B, T, D]
+    assert sizes["y"] == jax.tree.map(lambda a: list(a.shape), list(y) if isinstance(y, tuple) else y)
 
 
 def test_the_slices_of_a_gate_are_where_it_lies():
@@ -121,6 +126,29 @@ def test_times_of_outputs(name, sentence, index, steps):
     assert read_by(SPECS[name], index) == steps
 
 
+@pytest.mark.parametrize("name", ["kept order", "plain", "both", "both, last", "pair", "over both", "turned"])
+def test_times_in_the_data_are_those_of_the_gradient(name):
+    """The expressions of the data, evaluated, against the steps of x that each output has a slope in."""
+    spec = SPECS[name]
+    params = spec.init(jax.random.key(0), D)
+    entries = jlstm.explain(spec, D, T).data["times"]
+    steps, indices = np.broadcast_to(np.arange(T), (1, T)), range(T) if spec.return_sequences else [0]
+
+    def outputs(x):
+        y = spec.apply(params, spec.initial_state(1), x)[1]
+        parts = [eval(entry["output"], {"y": y, "t": v, "k": v}) for entry in entries for v in indices]
+        return jnp.stack([part.sum() for part in parts])
+
+    slopes = jax.jit(jax.jacrev(outputs))(jax.random.normal(jax.random.key(1), (1, T, D)))
+    found = iter(np.abs(slopes).sum(axis=(1, 3)))
+    for entry in entries:
+        for v in indices:
+            first, last, at = (eval(x, {"x": steps, "t": v, "k": v})[0] for x in (*entry["reads"], entry["at"]))
+            assert np.flatnonzero(next(found)).tolist() == list(range(min(first, last), max(first, last) + 1))
+            assert at == last or name == "over both"
+    assert next(found, None) is None
+
+
 def test_times_of_the_two_halves():
     text = str(jlstm.explain(SPECS["both"], D, T))
     assert "y[..., :6][:, t] is h after reading x[:, 0] up to x[:, t]." in text
@@ -143,7 +171,8 @@ def test_times_of_the_two_halves():
 )
 def test_what_passing_on_the_state_gives(name, words, cuts):
     spec = SPECS[name]
-    assert words in re.sub(r"\s+", " ", str(jlstm.explain(spec, D, T)))
+    told = re.sub(r"\s+", " ", str(jlstm.explain(spec, D, T)))
+    assert f"stateful=True is nothing but passing on the state that came out; {words}" in told
     params, x = spec.init(jax.random.key(0), D), jax.random.normal(jax.random.key(1), (1, T, D))
     whole = spec.apply(params, spec.initial_state(1), x)[1]
     for order in [cuts] if cuts else ([slice(0, 2), slice(2, T)], [slice(2, T), slice(0, 2)]):
@@ -175,6 +204,62 @@ def test_operations_are_those_that_xla_counts(name):
     assert 0.95 * analysis["flops"] <= told <= 1.001 * analysis["flops"]
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LSTM(6, variant=Variant(projection=2), param_dtype="bfloat16", dtype="bfloat16"),
+        Stack((SPECS["both"], LSTM(4, return_sequences=True, dtype="bfloat16"))),
+        Bidirectional(LSTM(6), LSTM(4, dtype="bfloat16", go_backwards=True), merge_mode=None),
+        SPECS["summed"],
+    ],
+    ids=str,
+)
+def test_a_call_takes_and_returns_the_bytes_that_are_told(spec):
+    def run(key, x):
+        params, state = spec.init(key, D), spec.initial_state(B)
+        return params, state, *spec.apply(params, state, x)
+
+    def size(tree):
+        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
+
+    x = jnp.ones((B, T, D))
+    params, start, state, y = jax.eval_shape(run, jax.random.key(0), x)
+    explanation = jlstm.explain(spec, D, T, B)
+    costs = explanation.data["costs"]
+    assert [costs[f"bytes_{name}"] for name in ("weights", "state", "x", "y")] == [*map(size, (params, state, x, y))]
+    assert size(start) == size(state)
+    told = f"reads {size(x)} bytes of x, where that is float32, and {size(state)} bytes of state; it returns {size(y)}"
+    assert told in re.sub(r"\s+", " ", str(explanation))
+
+
+def test_without_a_batch_size_one_row_is_told():
+    one, several = (jlstm.explain(SPECS["stack"], D, T, rows) for rows in (None, B))
+    costs = one.data["costs"], several.data["costs"]
+    assert [found["rows"] for found in costs] == [1, B]
+    for name in ("flops_forward", "flops_training", "bytes_x", "bytes_y", "bytes_state", "bytes_kept"):
+        assert B * costs[0][name] == costs[1][name] > 0
+    assert jlstm.explain(SPECS["stack"], D, T, 1).data["backend"] == one.data["backend"] != []
+    for word in ("Forward", "Training step", "A call", "Training", "Backend"):
+        assert [f"{word} of one row" in str(told) for told in (one, several)] == [True, False]
+    assert "With timesteps: operations" in str(jlstm.explain(SPECS["stack"], D))
+
+
+def test_the_backend_of_one_row_is_not_that_of_many():
+    """One time step of more than 8 rows goes to xla."""
+    one, many = (jlstm.explain(SPECS["plain"], D, 1, rows).data["backend"][0] for rows in (None, 32))
+    assert one.startswith(str(jlstm.which_backend(SPECS["plain"], (1, 1, D))))
+    assert many == str(jlstm.which_backend(SPECS["plain"], (32, 1, D)))
+    assert many.startswith("xla; not cpu: ")
+
+
+@pytest.mark.parametrize(("backend", "why"), [("auto", "it has all that the layer asks"), ("cpu", 'backend="cpu"')])
+def test_the_kernel_is_told_with_its_reason(backend, why):
+    spec = LSTM(6, backend=backend)
+    if jlstm.which_backend(LSTM(6), (B, T, D)).backend != "cpu":
+        pytest.skip("the kernel does not run here")
+    assert why in jlstm.explain(spec, D, T, B).data["backend"][0]
+
+
 def compiled_training(spec, steps):
     state, x = spec.initial_state(32), jnp.ones((32, steps, 32))
 
@@ -189,6 +274,15 @@ def test_training_costs_three_products():
     costs = jlstm.explain(spec, 32, 12, 32).data["costs"]
     # The rest is elementwise: the slopes of the gates, and the sums of the weights' gradients over the steps.
     assert 0.9 <= costs["flops_training"] / compiled_training(spec, 12).cost_analysis()["flops"] <= 1.0
+
+
+def test_training_with_remat_costs_one_more_forward_pass():
+    spec = LSTM(96, return_sequences=True, backend="xla", unroll=True, remat_every=3)
+    costs = jlstm.explain(spec, 32, 12, 32).data["costs"]
+    counted = 4 * compiled_training(spec, 12).cost_analysis()["flops"]  # XLA counts the body of the loop of chunks once
+    assert 0.9 <= costs["flops_training"] / counted <= 1.0
+    one_chunk = jlstm.explain(replace(spec, remat_every=12), 32, 12, 32).data["costs"]  # XLA computes it once
+    assert one_chunk["flops_training"] == costs["flops_training"] - costs["flops_forward"]
 
 
 @pytest.mark.parametrize(("backend", "times"), [("auto", 1), ("xla", 2)])
@@ -221,8 +315,9 @@ def test_the_backend_is_that_of_which_backend():
     choice = jlstm.which_backend(SPECS["stack"], (B, T, D))
     expected = (choice[0].forward, choice[0].backward, choice[1])
     paths = ("layers[0].forward", "layers[0].backward", "layers[1]")
-    assert told == [f"{path}: {made}" for path, made in zip(paths, expected, strict=True)]
-    assert jlstm.explain(SPECS["stack"], D, T).data["backend"] == []
+    for line, path, made in zip(told, paths, expected, strict=True):
+        assert line.startswith(f"{path}: {made}")
+    assert jlstm.explain(SPECS["stack"], D).data["backend"] == []
 
 
 def test_a_backend_that_cannot_serve_the_layer_is_told():
