@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiment_speed [--samples 9] [--out DIRECTORY]
 
-A step is one update of every seed. The runner (experiments/train.py) draws its batches inside the step, trains all
+A step is one update of every seed. The runner (experiments/steps.py) draws its batches inside the step, trains all
 seeds in one program and makes `steps_per_call` steps a dispatch. Torch gets the same batches, drawn in advance, and
 trains one model after the other: nn.LSTM, autograd, clip_grad_norm_, Adam (foreach), LambdaLR, eager, as its users
 write it. Both start from the same weights, and before a time is taken the losses of their first steps are compared.
@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks import machine, measure, report, trainers
-from experiments import train
+from experiments import steps
 from experiments.config import Config, load
 from experiments.tasks import Batch
 
@@ -53,9 +53,9 @@ class Runner:
     """The experiments' own training, STEPS steps a call."""
 
     def __init__(self, config: Config):
-        self.state = train.init(config)
+        self.state = steps.init(config)
         began = time.perf_counter()
-        self.call = train.make_call(config).lower(self.state, self.state.step).compile()
+        self.call = steps.make_call(config).lower(self.state, self.state.step).compile()
         self.compile_seconds = time.perf_counter() - began
 
     def __call__(self) -> np.ndarray:
@@ -68,7 +68,7 @@ class OneByOne:
     """A torch model for each seed, each trained STEPS steps in its turn, from the runner's weights on its batches."""
 
     def __init__(self, name: str, config: Config):
-        state = train.init(config)
+        state = steps.init(config)
         drawn = jax.device_get(state.params), draw(config, state.key)
         self.models = []
         for seed in range(config.train.seeds):
@@ -85,7 +85,7 @@ def draw(config: Config, keys: jax.Array) -> Batch:
     """Draw the batches that the runner draws in its first STEPS steps, as NumPy's arrays [S, STEPS, ...]."""
 
     def one(key, number):
-        data_key = jax.random.fold_in(jax.random.fold_in(key, train.DATA), number)
+        data_key = jax.random.fold_in(jax.random.fold_in(key, steps.DATA), number)
         return config.task.sample(data_key, (), config.train.batch_size)[1]
 
     of_steps = jax.vmap(one, in_axes=(None, 0))

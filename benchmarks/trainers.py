@@ -14,9 +14,9 @@ import numpy as np
 import optax
 
 from benchmarks.native import THREADS
-from experiments import train
 from experiments.config import Config
 from experiments.model import ModelParams, build
+from experiments.optimizer import optimizer
 from experiments.tasks import Batch
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam, as optax and torch have them by default
@@ -43,7 +43,7 @@ class Jlstm:
             self.model.input_size,
             self.model.output_size,
         )
-        self.task, self.optimizer, self.problem = config.task, train.optimizer(config), problem
+        self.task, self.optimizer, self.problem = config.task, optimizer(config), problem
         self.state = jax.tree.map(jnp.asarray, problem.params), self.optimizer.init(problem.params)
         self.test = jax.tree.map(jnp.asarray, problem.test)
         self.compile_seconds = 0.0

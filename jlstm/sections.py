@@ -224,6 +224,7 @@ def state(asked: Asked) -> Section:
         asked.layers[0].spec.units,
         zeroed=top.spec.return_sequences if isinstance(top.spec, Bidirectional) else top.spec.zero_output_for_mask,
         resets=not any(layer.spec.go_backwards for layer in asked.layers),
+        keep_order=isinstance(top.spec, Bidirectional) or top.spec.keep_order,
     )
     return Section(
         "State",
