@@ -1,7 +1,9 @@
 """The page docs/what-is-units.md: its code runs in order, its figures are there, its notebook is the page."""
 
 import importlib.util
+import itertools
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -102,8 +104,25 @@ def test_every_figure_is_drawn_by_its_cell_and_the_one_kept_is_of_the_code_and_r
     lag, average = ((DOCS / "figures" / f"units-{name}.svg").read_text("utf-8") for name in ("lag", "stateful"))
     for number in np.ravel(names["share"]):
         assert f"; {number:.1%}" in lag
-    for name, number in names["ends"].items():
-        assert f"{name} {number:.2e}" in average
+    for words, number in names["ends"].items():
+        assert f"{words} {number:.2e}" in average
+
+
+def test_the_medians_drawn_are_those_that_the_page_of_results_prints(after):
+    names, _ = after
+    printed = (DOCS / "results.md").read_text("utf-8")
+
+    def median(case, metric):
+        return float(re.search(rf"^\|[^|]*: {case} \|[^|]*\| {metric} (\S+) ", printed, re.MULTILINE)[1])
+
+    for case, words in (("one_step_gradient", "stateful, of 1:"), ("stateful", "stateful, of 16:")):
+        assert names["ends"][words] == pytest.approx(median(case, "mse"), rel=1e-3)  # printed with 4 digits
+    cases = [f"units{units}_lag{lag}" for units, lag in itertools.product((4, 8, 16, 32), (5, 10, 20))]
+    unscaled = ("units4_lag5", "units4_lag20", "units8_lag5", "units8_lag20", "units16_lag20")  # printed as mse
+    for case, share in zip(cases, np.ravel(names["share"]), strict=True):
+        variance = 1 / 3  # of numbers from -1 to 1
+        over = median(case, "mse") / variance if case in unscaled else median(case, "mse_over_variance")
+        assert share == pytest.approx(over, rel=1e-3)
 
 
 @pytest.mark.lenient
