@@ -58,3 +58,11 @@ def strict_jax(request):
     else:
         with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
             yield
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """Let LLVM do little: half the time, the same programs. For modules whose configs no other module trains."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -18,12 +18,7 @@ ROOT = Path(__file__).parents[2]
 MORE = '[model.lstm]\ndropout = 0.3\nrecurrent_initializer = "glorot_uniform"\n'  # orthogonal takes long to compile
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    """Let LLVM do little, here as in the processes."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")

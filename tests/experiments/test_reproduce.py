@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 
@@ -217,3 +218,23 @@ def test_final_figures_stand_with_the_row(place):
     tables.save({"toy": tables.Row(load(reproduce.CONFIGS / "toy.toml"), found)}, reproduce.RESULTS, quick=False)
     for text in (table(), reproduce.RESULTS.with_suffix(".html").read_text()):
         assert "test MSE/AR(9): 379.9; test MSE/persistence: 1117" in text
+
+
+def test_the_readme_quotes_the_table_of_results():
+    lines = (reproduce.ROOT / "docs" / "results.md").read_text().splitlines()
+    readme = (reproduce.ROOT / "README.md").read_text().split("## Results")[1]
+    quoted = re.findall(r"^\| .* \| (\d+ of \d+) \| ([\d,]+ \([\d,]+ to [\d,]+\)) \| (\d+ s) \|$", readme, re.MULTILINE)
+    assert len(quoted) >= 10
+    for cells in quoted:
+        assert any(all(f" {cell} |" in line for cell in cells) for line in lines), cells
+    met, every = re.match(r"(\d+) of (\d+) rows meet", lines[2]).groups()
+    assert f"{met} of the {every} rows meet their targets" in readme
+
+
+def test_rows_on_a_second_base_seed_are_named(place):
+    assert run("reproduce", "--rows", "toy")[0] == 0
+    assert "second time" not in table()
+    path = reproduce.CONFIGS / "toy.toml"
+    path.write_text(path.read_text().replace("seeds = 2", f"seeds = 2\nseed = {tables.SECOND_BASE}"))
+    assert run("reproduce", "--rows", "toy")[0] == 0
+    assert "1 of them (toy) were run a second time" in table()

@@ -22,12 +22,7 @@ from experiments.tasks.reber import EmbeddedReber
 RTOL = 1e-5
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    """Let LLVM do little: half the time, the partitioner does what it does. No config here is one of other tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")

@@ -45,12 +45,7 @@ class Trained:
     alone: list
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_to_compile():
-    """Let LLVM do little: half the time, and the same programs. No config here is one of other tests."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")
